@@ -1,0 +1,302 @@
+"""The tables. Invariants that can be said in SQL are CHECK constraints: they hold whatever the code above does."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from common.db.types import Json, Timestamp
+from common.states import TERMINAL, UNSUCCESSFUL, State
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column of exactly this type.
+RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+INTERACTIVE, BATCH = 10, 0
+PRIORITIES = {"interactive": INTERACTIVE, "batch": BATCH}
+
+
+def among(column: str, states: frozenset[State]) -> str:
+    """The condition that a column holds one of the states, as text."""
+    return f"{column} IN ({', '.join(repr(str(s)) for s in sorted(states))})"
+
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False, unique=True, comment="SHA-256 of the token, hex"),
+    Column("scopes", Json, nullable=False),
+    Column("max_waiting", Integer, comment="Quota of unfinished jobs; NULL: the setting"),
+    Column("weight", Float, nullable=False, server_default="1"),
+    Column("callback_version", Integer, nullable=False, server_default="1"),
+    Column("callback_previous_until", Timestamp),
+    Column("created_at", Timestamp, nullable=False),
+    Column("used_at", Timestamp),
+    Column("revoked_at", Timestamp),
+    CheckConstraint("weight > 0", name="weight_positive"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("lane", Text, nullable=False, comment="Which workers may run it: cpu or gpu"),
+    Column("batch", Text),
+    Column("priority", SmallInteger, nullable=False),
+    Column("request", Json, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("run_at", Timestamp, nullable=False, comment="Not released before"),
+    Column("deadline", Timestamp),
+    Column("upstream", Text, comment="The job whose output this one still waits for"),
+    Column("attempt", Integer, nullable=False, server_default="0", comment="Fencing number, one per claim"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="Attempts that failed; yields are none"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("losses", Integer, nullable=False, server_default="0", comment="Leases that ran out, whoever was to blame"),
+    Column("crashed_at_block", Integer, comment="Finished blocks when its worker last died"),
+    Column("worker", Text),
+    Column("lease_until", Timestamp),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("progress", Json),
+    Column("blocks_done", Integer, nullable=False, server_default="0"),
+    Column("blocks_total", Integer),
+    Column("result", Json),
+    Column("result_attempt", Integer),
+    Column("error", Json),
+    Column("idempotency_key", Text),
+    Column("request_digest", Text, nullable=False),
+    Column("rung_at", Timestamp, comment="When the bell was last rung for it"),
+    Column("created_at", Timestamp, nullable=False),
+    Column("started_at", Timestamp),
+    Column("finished_at", Timestamp),
+    Column("updated_at", Timestamp, nullable=False),
+    UniqueConstraint("key_id", "idempotency_key"),
+    CheckConstraint(among("state", frozenset(State)), name="state_known"),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_has_lease"),
+    CheckConstraint("(state = 'running') = (worker IS NOT NULL)", name="running_has_worker"),
+    CheckConstraint("(state = 'succeeded') = (result_attempt IS NOT NULL)", name="succeeded_has_attempt"),
+    CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", name="succeeded_has_result"),
+    CheckConstraint("result_attempt IS NULL OR result_attempt = attempt", name="result_of_last_attempt"),
+    CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_error"),
+    CheckConstraint(f"({among('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="terminal_is_finished"),
+    CheckConstraint("upstream IS NULL OR state = 'waiting' OR " + among("state", TERMINAL), name="upstream_waits"),
+    CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
+    Index(
+        "ix_jobs_claim",
+        text("priority DESC"),
+        "run_at",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+        sqlite_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_jobs_release",
+        "key_id",
+        "lane",
+        "priority",
+        "run_at",
+        "id",
+        postgresql_where=text("state = 'waiting' AND upstream IS NULL"),
+        sqlite_where=text("state = 'waiting' AND upstream IS NULL"),
+    ),
+    Index(
+        "ix_jobs_lease",
+        "lease_until",
+        postgresql_where=text("state = 'running'"),
+        sqlite_where=text("state = 'running'"),
+    ),
+    Index(
+        "ix_jobs_upstream",
+        "upstream",
+        postgresql_where=text("upstream IS NOT NULL"),
+        sqlite_where=text("upstream IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_deadline",
+        "deadline",
+        postgresql_where=text("deadline IS NOT NULL AND started_at IS NULL AND finished_at IS NULL"),
+        sqlite_where=text("deadline IS NOT NULL AND started_at IS NULL AND finished_at IS NULL"),
+    ),
+    # With all that counting towards a quota asks for, so that it reads no row; SQLite asks for finished_at again.
+    Index(
+        "ix_jobs_active",
+        "key_id",
+        "finished_at",
+        "id",
+        postgresql_where=text("finished_at IS NULL"),
+        sqlite_where=text("finished_at IS NULL"),
+    ),
+    Index("ix_jobs_list", "key_id", text("id DESC")),
+    # Few among many that succeeded: a page of them must not read all.
+    Index(
+        "ix_jobs_unsuccessful",
+        "key_id",
+        text("id DESC"),
+        postgresql_where=text(among("state", UNSUCCESSFUL)),
+        sqlite_where=text(among("state", UNSUCCESSFUL)),
+    ),
+    Index(
+        "ix_jobs_batch",
+        "key_id",
+        "batch",
+        text("id DESC"),
+        postgresql_where=text("batch IS NOT NULL"),
+        sqlite_where=text("batch IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_finished",
+        "finished_at",
+        postgresql_where=text("finished_at IS NOT NULL"),
+        sqlite_where=text("finished_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_forget",
+        "finished_at",
+        postgresql_where=text("finished_at IS NOT NULL AND idempotency_key IS NOT NULL"),
+        sqlite_where=text("finished_at IS NOT NULL AND idempotency_key IS NOT NULL"),
+    ),
+)  # fmt: skip
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("fingerprint", Text, primary_key=True, comment="Of all that decides what the block holds"),
+    Column("index", Integer, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("files", Json, nullable=False, comment="Stem name to storage key"),
+    Column("created_at", Timestamp, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("at", Timestamp, nullable=False),
+    Column("type", Text, nullable=False, comment="state or log"),
+    Column("data", Json, nullable=False),
+    Index("ix_events_job", "job_id", "id"),
+)
+
+callbacks = Table(
+    "callbacks",
+    metadata,
+    Column("id", Text, primary_key=True, comment="The webhook-id, the same for every try"),
+    Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
+    Column("job_id", Text, comment="Kept when the job is deleted"),
+    Column("url", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("body", Text, nullable=False, comment="The exact bytes that are signed and sent"),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("next_at", Timestamp),
+    Column("created_at", Timestamp, nullable=False),
+    Column("delivered_at", Timestamp),
+    CheckConstraint("state IN ('pending', 'delivered', 'failed', 'disabled')", name="state_known"),
+    CheckConstraint("(state = 'pending') = (next_at IS NOT NULL)", name="pending_has_next"),
+    Index(
+        "ix_callbacks_due",
+        "next_at",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index("ix_callbacks_key", "key_id", text("id DESC")),
+    Index("ix_callbacks_job", "job_id"),
+    Index("ix_callbacks_created", "created_at"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=True),
+    Column("callback_id", Text, ForeignKey("callbacks.id", ondelete="CASCADE"), nullable=False),
+    Column("at", Timestamp, nullable=False),
+    Column("status", Integer),
+    Column("error", Text),
+    Column("duration_ms", Integer, nullable=False),
+    Column("response", Text, comment="The first bytes of the answer"),
+    Index("ix_deliveries_callback", "callback_id", "id"),
+)
+
+callback_endpoints = Table(
+    "callback_endpoints",
+    metadata,
+    Column("key_id", Text, ForeignKey("keys.id"), primary_key=True),
+    Column("url", Text, primary_key=True),
+    Column("failing_since", Timestamp),
+    Column("disabled_at", Timestamp),
+    Column("disabled_because", Text),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
+    Column("storage_key", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("size", BigInteger, nullable=False, comment="Declared bytes"),
+    Column("sha256", Text, comment="Declared by the caller, or seen while the bytes passed"),
+    Column("state", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    CheckConstraint("state IN ('pending', 'ready')", name="state_known"),
+    Index("ix_uploads_key", "key_id", text("id DESC")),
+    Index("ix_uploads_created", "created_at"),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=True),
+    Column("prefix", Text, nullable=False, comment="An object to delete, or ending with / all below it"),
+    Column("due_at", Timestamp, nullable=False),
+    Index("ix_sweeps_due", "due_at"),
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False, comment="worker, scheduler or deliverer"),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("lanes", Json, nullable=False),
+    Column("info", Json, nullable=False, comment="Device, engines and what each lacks"),
+    Column("control", Text, nullable=False, server_default="run"),
+    Column("crashed_jobs", Json, nullable=False, comment="Jobs it died on since its last success"),
+    Column("quarantined_until", Timestamp),
+    Column("started_at", Timestamp, nullable=False),
+    Column("seen_at", Timestamp, nullable=False),
+    CheckConstraint("role IN ('worker', 'scheduler', 'deliverer')", name="role_known"),
+    CheckConstraint("control IN ('run', 'pause', 'drain')", name="control_known"),
+)

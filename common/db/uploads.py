@@ -1,0 +1,77 @@
+"""Uploads: files a caller has sent, or is about to send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import insert, select, update
+from ulid import ULID
+
+from common.db.engine import Tx
+from common.db.tables import uploads
+
+
+@dataclass(frozen=True)
+class Upload:
+    """size: declared bytes.  sha256: hex, as declared or as seen while the bytes passed; None where neither."""
+
+    id: str
+    key_id: str
+    storage_key: str
+    filename: str
+    content_type: str
+    size: int
+    sha256: str | None
+    state: str
+    created_at: datetime
+
+
+def new_id() -> str:
+    return f"upl_{ULID()}"
+
+
+def create(
+    tx: Tx, upload_id: str, key_id: str, storage_key: str, *, filename: str, content_type: str, size: int,
+    sha256: str | None, ready: bool,
+) -> Upload:  # fmt: skip
+    row = tx.execute(
+        insert(uploads)
+        .values(
+            id=upload_id,
+            key_id=key_id,
+            storage_key=storage_key,
+            filename=filename,
+            content_type=content_type,
+            size=size,
+            sha256=sha256,
+            state="ready" if ready else "pending",
+            created_at=tx.now(),
+        )
+        .returning(uploads)
+    ).one()
+    return Upload(**row._mapping)
+
+
+def get(tx: Tx, upload_id: str, key_id: str) -> Upload | None:
+    row = tx.execute(select(uploads).where(uploads.c.id == upload_id, uploads.c.key_id == key_id)).one_or_none()
+    return Upload(**row._mapping) if row is not None else None
+
+
+def ready(tx: Tx, upload_id: str, size: int, sha256: str | None) -> Upload:
+    """Notes that the bytes are there."""
+    row = tx.execute(
+        update(uploads)
+        .where(uploads.c.id == upload_id)
+        .values(state="ready", size=size, sha256=sha256)
+        .returning(uploads)
+    ).one()
+    return Upload(**row._mapping)
+
+
+def page(tx: Tx, key_id: str, *, before: str | None, limit: int) -> list[Upload]:
+    """A key's uploads, newest first, before the id `before`."""
+    query = select(uploads).where(uploads.c.key_id == key_id)
+    if before is not None:
+        query = query.where(uploads.c.id < before)
+    return [Upload(**row._mapping) for row in tx.execute(query.order_by(uploads.c.id.desc()).limit(limit))]

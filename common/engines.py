@@ -1,0 +1,205 @@
+"""The registry of engines: what each is called, does and needs. Listing engines imports none of them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from common.errors import NightshiftError
+
+
+class Kind(StrEnum):
+    SEPARATION = "separation"
+    SEGMENTATION = "segmentation"
+    TTS = "tts"
+
+
+class Lane(StrEnum):
+    """Which workers run an engine: those with a card, or any."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where an engine's weights come from: a folder below the models folder, a repository of the hub, or an address.
+
+    url: of the one file; what has a repository or an address is fetched into the folder at first use.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    repository: str | None = None
+    url: str = ""
+    gated: bool = False
+    licence_url: str = ""
+
+    def missing(self, models: Path, *, token: bool) -> tuple[str, str] | None:
+        """None where they are in their folder or can be fetched into it; else what is missing and how to get it."""
+        folder = models / self.folder
+        absent = [name for name in self.files if not (folder / name).is_file()]
+        if not absent:
+            return None
+        if self.gated and not token:
+            return (
+                f"its weights are gated, and {folder} lacks {', '.join(absent)}",
+                f"Accept the licence at {self.licence_url} and set NIGHTSHIFT_HF_TOKEN, or put the files there.",
+            )
+        if self.repository or self.url:
+            return None
+        return f"{folder} lacks {', '.join(absent)}", f"Put the weights there: {self.licence_url}"
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What is known of an engine without importing it.
+
+    target: `module:Class` of the worker's implementation.  vocabulary: the descriptions a separation engine
+    understands, each with the stem it means; None: any text.  packages: modules that must be importable.
+    """
+
+    name: str
+    kind: Kind
+    target: str
+    lane: Lane
+    summary: str
+    licence: str
+    packages: tuple[str, ...] = ()
+    install: str = ""
+    weights: Weights | None = None
+    vocabulary: Mapping[str, str] | None = None
+    spans: bool = False
+    aliases: tuple[str, ...] = field(default=())
+
+    def missing(self, models: Path, *, token: bool = False) -> tuple[str, str] | None:
+        """None where this process could load the engine; else what is missing and how to get it, as sentences.
+
+        token: whether there is one for gated weights.
+        """
+        for package in self.packages:
+            if importlib.util.find_spec(package) is None:
+                return f"the package {package} is not installed", self.install
+        return self.weights.missing(models, token=token) if self.weights else None
+
+
+_SPEECH = (
+    "speech", "voice", "voices", "human voice", "human speech", "speaking", "talking", "person speaking",
+    "people speaking", "person talking", "people talking", "dialogue", "spoken word", "speaker",
+)  # fmt: skip
+
+# HDemucs was trained on singing; speech comes out with it.
+_HDEMUCS = {
+    "vocals": (*_SPEECH, "vocals", "vocal", "lead vocals", "singing", "singer", "singing voice", "person singing",
+               "people singing"),
+    "drums": ("drums", "drum", "drum kit", "drum set", "drumming", "percussion"),
+    "bass": ("bass", "bass guitar", "electric bass", "bass line"),
+    "other": ("other", "other instruments"),
+    "music": ("music", "instrumental", "instruments", "accompaniment", "background music", "backing track"),
+}  # fmt: skip
+
+_MODELS = "pip install 'nightshift[models]'"
+
+
+def _sam_audio(size: str, parameters: str) -> EngineSpec:
+    repository = f"facebook/sam-audio-{size}"
+    return EngineSpec(
+        name=f"sam-audio-{size}",
+        kind=Kind.SEPARATION,
+        target=f"worker.separation.sam_audio.engine:SamAudio{size.capitalize()}",
+        lane=Lane.GPU,
+        summary=f"Any sound that words or time spans name; {parameters}, gated",
+        licence="SAM License: commercial use allowed, some uses barred, weights not to be passed on under other terms",
+        packages=("torch", "transformers", "huggingface_hub"),
+        install=_MODELS,
+        weights=Weights(
+            folder=f"sam-audio-{size}",
+            files=("config.json", "checkpoint.pt"),
+            repository=repository,
+            gated=True,
+            licence_url=f"https://huggingface.co/{repository}",
+        ),
+        spans=True,
+    )
+
+
+REGISTRY: dict[str, EngineSpec] = {
+    spec.name: spec
+    for spec in (
+        EngineSpec(
+            name="rnnoise",
+            kind=Kind.SEPARATION,
+            target="worker.separation.rnnoise:RNNoiseEngine",
+            lane=Lane.CPU,
+            summary="Speech against everything else, on any CPU; weights inside the package",
+            licence="BSD-3-Clause",
+            packages=("pyrnnoise",),
+            install="pip install pyrnnoise",
+            vocabulary=dict.fromkeys(_SPEECH, "speech"),
+        ),
+        EngineSpec(
+            name="hdemucs",
+            kind=Kind.SEPARATION,
+            target="worker.separation.hdemucs:HDemucsEngine",
+            lane=Lane.GPU,
+            summary="Vocals, drums, bass or music out of songs, in stereo; 335 MB of weights, not gated",
+            licence="Code BSD-2-Clause and MIT. The weights state no licence of their own; they were trained on "
+            "MUSDB18-HQ, which is for non-commercial use, and on 150 songs made for Meta",
+            packages=("torch", "torchaudio"),
+            install=_MODELS,
+            weights=Weights(
+                folder="hdemucs",
+                files=("hdemucs_high_trained.pt",),
+                url="https://download.pytorch.org/torchaudio/models/hdemucs_high_trained.pt",
+                licence_url="https://docs.pytorch.org/audio/stable/generated/"
+                "torchaudio.pipelines.HDEMUCS_HIGH_MUSDB_PLUS.html",
+            ),
+            vocabulary={word: stem for stem, words in _HDEMUCS.items() for word in words},
+        ),
+        # What text and span prompts need of each in bfloat16.
+        _sam_audio("small", "1.4 GB of weights on a card"),
+        _sam_audio("base", "2.7 GB of weights on a card"),
+        _sam_audio("large", "6.3 GB of weights on a card"),
+    )
+}
+
+DEFAULTS: dict[Kind, str] = {Kind.SEPARATION: "rnnoise"}
+
+
+def register(targets: Iterable[str]) -> None:
+    """Adds engines of the operator's own, each `module:NAME` of an EngineSpec. Raises ValueError for what is none."""
+    for target in targets:
+        module, _, name = target.partition(":")
+        spec = getattr(importlib.import_module(module), name, None)
+        if not isinstance(spec, EngineSpec):
+            raise ValueError(f"NIGHTSHIFT_EXTRA_ENGINES: {target} is not an EngineSpec (module:NAME)")
+        REGISTRY[spec.name] = spec
+
+
+def lookup(name: str, kind: Kind | None = None, pointer: str = "/engine") -> EngineSpec:
+    """The engine of that name. Raises `unknown_engine`, naming those there are for the kind."""
+    spec = REGISTRY.get(name)
+    if spec is None or (kind is not None and spec.kind is not kind):
+        names = sorted(n for n, s in REGISTRY.items() if kind is None or s.kind is kind)
+        raise NightshiftError(
+            "unknown_engine",
+            f"There is no engine {name!r}" + (f" for {kind}." if kind else "."),
+            hint=f"Use one of: {', '.join(names)}.",
+            pointer=pointer,
+        )
+    return spec
+
+
+def able(kind: Kind, description: str, *, spans: bool) -> list[str]:
+    """Names of the engines that can separate `description`, with time spans where `spans`."""
+    return sorted(
+        spec.name
+        for spec in REGISTRY.values()
+        if spec.kind is kind
+        and (spec.vocabulary is None or description.strip().lower() in spec.vocabulary)
+        and (spec.spans or not spans)
+    )

@@ -1,0 +1,217 @@
+"""The ends of a job. Each writes its callback and wakes or fails what waits for it, in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from common.db.engine import Tx
+from common.db.tables import blocks, jobs, processes, sweeps
+from common.errors import CATALOGUE
+from common.jobs import callbacks, events
+from common.jobs.job import Job, Lease, LeaseLost
+from common.jobs.running import held
+from common.states import Reason, State, Verb, sources
+from common.storage import keys as layout
+
+# A worker that lost its lease may write for a while before it notices: its folder is swept after that.
+SWEEP_AFTER = 600.0
+
+_STOPPED: dict[str, Any] = {"worker": None, "lease_until": None}
+
+
+def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any]) -> Job:
+    """running -> succeeded: publishes the result of this attempt. Raises LeaseLost, also when a cancel came first."""
+    row = tx.execute(
+        update(jobs)
+        .where(held(lease), jobs.c.cancel_requested.is_(False))
+        .values(
+            state=State.SUCCEEDED, reason=Reason.DONE, result=dict(result), result_attempt=lease.attempt, error=None,
+            finished_at=tx.now(), updated_at=tx.now(), **_STOPPED,
+        )
+        .returning(jobs)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        current = tx.execute(select(jobs).where(jobs.c.id == lease.job_id)).one_or_none()
+        if current is not None and current.state == State.SUCCEEDED and current.result_attempt == lease.attempt:
+            return Job.from_row(current)  # an earlier try of ours was committed although its answer was lost
+        raise LeaseLost(lease)
+    job = Job.from_row(row)
+    tx.execute(delete(blocks).where(blocks.c.job_id == job.id))
+    sweep(tx, layout.blocks_folder(job.id))
+    tx.execute(
+        update(jobs)
+        .where(jobs.c.upstream == job.id, jobs.c.state == State.WAITING)
+        .values(upstream=None, reason=Reason.SUBMITTED, updated_at=tx.now())
+    )
+    # A worker that gets a job through is no suspect.
+    tx.execute(
+        update(processes)
+        .where(processes.c.name == lease.worker, processes.c.role == "worker")
+        .values(crashed_jobs=[], quarantined_until=None)
+    )
+    _ended(tx, job)
+    return job
+
+
+def fail(tx: Tx, lease: Lease, error: Mapping[str, Any], reason: Reason = Reason.ERROR) -> Job:
+    """running -> failed. Raises LeaseLost."""
+    row = tx.execute(
+        update(jobs)
+        .where(held(lease))
+        .values(
+            state=State.FAILED, reason=reason, error=dict(error), failures=jobs.c.failures + 1,
+            finished_at=tx.now(), updated_at=tx.now(), **_STOPPED,
+        )
+        .returning(jobs)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        raise LeaseLost(lease)
+    job = Job.from_row(row)
+    sweep(tx, layout.attempt_folder(job.id, lease.attempt), SWEEP_AFTER)
+    _ended(tx, job)
+    return job
+
+
+def retry(tx: Tx, lease: Lease, error: Mapping[str, Any], delay_seconds: float, max_attempts: int) -> Job:
+    """running -> waiting for `delay_seconds`; failed where the attempts are used up, cancelled where that was wanted.
+
+    Raises LeaseLost.
+    """
+    query = select(jobs.c.failures, jobs.c.cancel_requested).where(held(lease)).with_for_update()
+    row = tx.execute(query).one_or_none()
+    if row is None:
+        raise LeaseLost(lease)
+    if row.cancel_requested:
+        return cancelled(tx, lease)
+    if row.failures + 1 >= max_attempts:
+        last = {**error, "attempts": row.failures + 1}
+        return fail(tx, lease, last, Reason.ATTEMPTS_EXHAUSTED)
+    updated = tx.execute(
+        update(jobs)
+        .where(held(lease))
+        .values(
+            state=State.WAITING, reason=Reason.BACKOFF, error=dict(error), failures=jobs.c.failures + 1,
+            run_at=tx.now(delay_seconds), updated_at=tx.now(), **_STOPPED,
+        )
+        .returning(jobs)
+    ).one()  # fmt: skip
+    job = Job.from_row(updated)
+    sweep(tx, layout.attempt_folder(job.id, lease.attempt), SWEEP_AFTER)
+    events.changed(tx, job)
+    return job
+
+
+def cancelled(tx: Tx, lease: Lease) -> Job:
+    """running -> cancelled, said by the worker that has stopped for it. Raises LeaseLost."""
+    row = tx.execute(
+        update(jobs)
+        .where(held(lease), jobs.c.cancel_requested.is_(True))
+        .values(state=State.CANCELLED, reason=Reason.BY_CALLER, finished_at=tx.now(), updated_at=tx.now(), **_STOPPED)
+        .returning(jobs)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(lease)
+    job = Job.from_row(row)
+    sweep(tx, layout.attempt_folder(job.id, lease.attempt), SWEEP_AFTER)
+    _ended(tx, job)
+    return job
+
+
+def cancel(tx: Tx, job_id: str) -> Job | None:
+    """waiting, queued -> cancelled at once; a running job is flagged, and its worker stops within seconds.
+
+    Idempotent: a job that has ended is returned as it is. None where there is no such job.
+    """
+    # Locked: a job that its worker gives back between the two statements below would match neither.
+    if tx.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update()).first() is None:
+        return None
+    row = tx.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
+        .values(
+            state=State.CANCELLED, reason=Reason.BY_CALLER, upstream=None, finished_at=tx.now(), updated_at=tx.now()
+        )
+        .returning(jobs)
+    ).one_or_none()
+    if row is not None:
+        job = Job.from_row(row)
+        _ended(tx, job)
+        return job
+    tx.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.state == State.RUNNING)
+        .values(cancel_requested=True, updated_at=tx.now())
+    )
+    return Job.from_row(tx.execute(select(jobs).where(jobs.c.id == job_id)).one())
+
+
+def expire(tx: Tx, limit: int = 100) -> list[Job]:
+    """waiting, queued -> expired: those that have never started and whose deadline has passed."""
+    late = (
+        select(jobs.c.id)
+        .where(
+            jobs.c.deadline < tx.now(),
+            jobs.c.started_at.is_(None),
+            jobs.c.finished_at.is_(None),
+            jobs.c.state.in_(sources(Verb.EXPIRE)),
+        )
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    ids = [row.id for row in tx.execute(late)]
+    rows = tx.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(ids), jobs.c.state.in_(sources(Verb.EXPIRE)))
+        .values(
+            state=State.EXPIRED, reason=Reason.DEADLINE, upstream=None, finished_at=tx.now(), updated_at=tx.now(),
+            error={
+                "code": "deadline_passed",
+                "message": CATALOGUE["deadline_passed"].title,
+                "retryable": False,
+                "hint": "Submit it again with a later deadline, or none.",
+            },
+        )
+        .returning(jobs)
+    )  # fmt: skip
+    expired = [Job.from_row(row) for row in rows]
+    for job in expired:
+        _ended(tx, job)
+    return expired
+
+
+def sweep(tx: Tx, prefix: str, after_seconds: float = 0.0) -> None:
+    """Notes that an object, or every object below a `prefix` that ends with `/`, is to be deleted.
+
+    The scheduler does it, so that a crash between the two loses nothing.
+    """
+    tx.execute(insert(sweeps).values(prefix=prefix, due_at=tx.now(after_seconds)))
+
+
+def _ended(tx: Tx, job: Job) -> None:
+    events.changed(tx, job)
+    callbacks.enqueue(tx, job)
+    if job.state is not State.SUCCEEDED:
+        _fail_downstream(tx, job)
+
+
+def _fail_downstream(tx: Tx, upstream: Job) -> None:
+    rows = tx.execute(
+        update(jobs)
+        .where(jobs.c.upstream == upstream.id, jobs.c.state == State.WAITING)
+        .values(
+            state=State.FAILED, reason=Reason.UPSTREAM_FAILED, upstream=None, finished_at=tx.now(), updated_at=tx.now(),
+            error={
+                "code": "upstream_failed",
+                "message": f"The job {upstream.id}, whose output this one needs, is {upstream.state}.",
+                "retryable": False,
+                "hint": "Mend and retry that job, then retry this one.",
+                "upstream": {"job": upstream.id, "state": upstream.state, "error": dict(upstream.error or {}) or None},
+            },
+        )
+        .returning(jobs)
+    )  # fmt: skip
+    for row in rows.all():
+        _ended(tx, Job.from_row(row))

@@ -1,0 +1,174 @@
+"""Accepting a job, and accepting one again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from ulid import ULID
+
+from common.db.engine import Tx
+from common.db.tables import PRIORITIES, jobs, keys
+from common.errors import NightshiftError
+from common.jobs import events
+from common.jobs.job import Job
+from common.params import Request, parse_request
+from common.states import ACTIVE, Reason, State, Verb, sources
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """created: False where the Idempotency-Key had already made this job."""
+
+    job: Job
+    created: bool
+
+
+def submit(
+    tx: Tx, key_id: str, request: Request, *, default_quota: int, idempotency_key: str | None = None
+) -> Submitted:
+    """- -> waiting. Raises `unknown_engine`, `engine_unsupported`, `idempotency_mismatch`, `quota_exceeded`,
+    `input_missing` and `upstream_failed`."""
+    spec = request.spec()
+    body = request.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    if idempotency_key is not None:
+        earlier = _earlier(tx, key_id, idempotency_key, digest)
+        if earlier is not None:
+            return Submitted(earlier, created=False)
+    _check_quota(tx, key_id, default_quota)
+    upstream = _upstream(tx, key_id, request) if request.input.job else None
+    values: dict[str, Any] = {
+        "id": f"job_{ULID()}",
+        "key_id": key_id,
+        "kind": request.kind,
+        "engine": spec.name,
+        "lane": spec.lane,
+        "batch": request.batch,
+        "priority": PRIORITIES[request.priority],
+        "request": body,
+        "state": State.WAITING,
+        "reason": Reason.UPSTREAM if upstream else Reason.SUBMITTED,
+        "upstream": upstream,
+        "run_at": tx.now(),
+        "deadline": request.deadline,
+        "idempotency_key": idempotency_key,
+        "request_digest": digest,
+        "created_at": tx.now(),
+        "updated_at": tx.now(),
+    }
+    dialect_insert = postgresql.insert if tx.postgresql else sqlite.insert
+    row = tx.execute(
+        dialect_insert(jobs)
+        .values(**values)
+        .on_conflict_do_nothing(index_elements=["key_id", "idempotency_key"])
+        .returning(jobs)
+    ).one_or_none()
+    if row is None:
+        # A racing request with the same key was committed first: its job is this one's answer.
+        assert idempotency_key is not None
+        earlier = _earlier(tx, key_id, idempotency_key, digest)
+        if earlier is None:
+            raise NightshiftError("state_conflict", "The job of this Idempotency-Key was just deleted.", retryable=True)
+        return Submitted(earlier, created=False)
+    job = Job.from_row(row)
+    events.changed(tx, job)
+    return Submitted(job, created=True)
+
+
+def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
+    """failed, cancelled, expired -> waiting: the same job again, with the blocks that are still valid.
+
+    Raises `not_found`, `state_conflict`, `quota_exceeded` and what `submit` raises about its upstream.
+    """
+    row = tx.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+    if row is None:
+        raise NightshiftError("not_found", "There is no such job.")
+    old = Job.from_row(row)
+    if old.state not in sources(Verb.RESUBMIT):
+        raise NightshiftError(
+            "state_conflict",
+            f"The job is {old.state}.",
+            hint="Only a job that failed, was cancelled or expired can be retried.",
+        )
+    _check_quota(tx, old.key_id, default_quota)
+    request = parse_request(dict(old.request))
+    upstream = _upstream(tx, old.key_id, request) if request.input.job else None
+    row = tx.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.state.in_(sources(Verb.RESUBMIT)))
+        .values(
+            state=State.WAITING, reason=Reason.RESUBMITTED, upstream=upstream, run_at=tx.now(), failures=0, crashes=0,
+            losses=0, crashed_at_block=None, error=None, finished_at=None, cancel_requested=False, progress=None,
+            # A deadline that has passed would end it again at once.
+            deadline=None, updated_at=tx.now(),
+        )
+        .returning(jobs)
+    ).one()  # fmt: skip
+    job = Job.from_row(row)
+    events.changed(tx, job)
+    return job
+
+
+def _earlier(tx: Tx, key_id: str, idempotency_key: str, digest: str) -> Job | None:
+    row = tx.execute(
+        select(jobs).where(jobs.c.key_id == key_id, jobs.c.idempotency_key == idempotency_key)
+    ).one_or_none()
+    if row is None:
+        return None
+    job = Job.from_row(row)
+    if job.request_digest != digest:
+        raise NightshiftError(
+            "idempotency_mismatch",
+            f"This Idempotency-Key already made {job.id}, from another body.",
+            hint="Use a new Idempotency-Key for a new request.",
+            extra={"job": job.id},
+        )
+    return job
+
+
+def _check_quota(tx: Tx, key_id: str, default_quota: int) -> None:
+    own = tx.execute(select(keys.c.max_waiting).where(keys.c.id == key_id)).scalar_one_or_none()
+    quota = default_quota if own is None else own
+    unfinished = select(jobs.c.id).where(jobs.c.key_id == key_id, jobs.c.finished_at.is_(None))
+    # In the order of its index, which holds only these: the cost is that of the key's own backlog.
+    counted = unfinished.order_by(jobs.c.finished_at, jobs.c.id).limit(quota).subquery()
+    if tx.execute(select(func.count()).select_from(counted)).scalar_one() >= quota:
+        raise NightshiftError(
+            "quota_exceeded",
+            f"{quota} jobs of this key are unfinished, which is its quota.",
+            hint="Wait for some to finish, cancel some, or ask the operator for more.",
+        )
+
+
+def _upstream(tx: Tx, key_id: str, request: Request) -> str | None:
+    """The job to wait for; None where its output is there already."""
+    wanted = request.input.job
+    # Locked, so that it cannot end between this look and our insert without waking us.
+    row = tx.execute(
+        select(jobs.c.state, jobs.c.result)
+        .where(jobs.c.id == wanted, jobs.c.key_id == key_id)
+        .with_for_update(read=True)
+    ).one_or_none()
+    if row is None:
+        raise NightshiftError("input_missing", f"There is no job {wanted}.", pointer="/input/job")
+    state = State(row.state)
+    if state in ACTIVE:
+        return wanted
+    if state is not State.SUCCEEDED:
+        raise NightshiftError(
+            "upstream_failed", f"The job {wanted} is {state}.", hint="Retry that job first.", pointer="/input/job"
+        )
+    names = [output["name"] for output in row.result["outputs"]]
+    if request.input.output not in names:
+        raise NightshiftError(
+            "input_missing",
+            f"The job {wanted} has no output {request.input.output!r}.",
+            hint=f"It has: {', '.join(names)}.",
+            pointer="/input/output",
+        )
+    return None

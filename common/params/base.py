@@ -1,0 +1,95 @@
+"""What the requests of every kind have in common."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from common.engines import EngineSpec, Kind, lookup
+
+
+class Strict(BaseModel):
+    """Unknown members are refused: a typing mistake must not pass in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Description = Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
+
+
+def slug(text: str) -> str:
+    """A stem's name from its description: `Man speaking!` becomes `man-speaking`."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:64].strip("-") or "stem"
+
+
+class Input(Strict):
+    """Where the media is: exactly one of the members."""
+
+    upload: str | None = Field(None, max_length=64, description="Id of an upload")
+    url: str | None = Field(None, max_length=4096, description="Public http(s) address")
+    s3: str | None = Field(None, max_length=2048, description="`s3://bucket/key` in a bucket the operator allowed")
+    job: str | None = Field(None, max_length=64, description="Id of another job; with `output`")
+    output: str | None = Field(None, max_length=80, description="Name of that job's output")
+
+    @model_validator(mode="after")
+    def _one(self) -> Input:
+        given = [name for name in ("upload", "url", "s3", "job") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of upload, url, s3, job")
+        if (self.job is None) != (self.output is None):
+            raise ValueError("job and output go together")
+        if self.url is not None and not re.match(r"^https?://[^/\s]+", self.url, re.IGNORECASE):
+            raise ValueError("url must be an absolute http or https address")
+        if self.s3 is not None and not re.match(r"^s3://[^/]+/.+", self.s3):
+            raise ValueError("s3 must look like s3://bucket/key")
+        return self
+
+
+class Callback(Strict):
+    url: str = Field(max_length=2048, pattern=r"^https?://[^/\s]+", description="Gets a signed POST when the job ends")
+
+
+Metadata = dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]]
+
+
+class Params(Strict):
+    """What an engine is to do."""
+
+    def check(self, spec: EngineSpec) -> None:
+        """Raises `engine_unsupported` for what the engine cannot do, naming the engines that can."""
+
+
+class Request(Strict):
+    """A job's request. The subclass of a kind narrows `kind` and `params`, and gives `engine` its default."""
+
+    kind: str
+    engine: str = Field(max_length=64)
+    input: Input
+    params: Params
+    priority: Literal["interactive", "batch"] = "interactive"
+    batch: str | None = Field(None, min_length=1, max_length=120, description="A label that groups jobs")
+    metadata: Metadata = Field(
+        default_factory=dict, max_length=32, description="Kept with the job and sent with its callback"
+    )
+    deadline: datetime | None = Field(None, description="The job expires if it has not started by then")
+    callback: Callback | None = None
+
+    @field_validator("deadline")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("give the deadline a time zone, Z or +02:00 for instance")
+        try:
+            return value.astimezone(UTC) if value else None
+        except OverflowError as error:
+            raise ValueError("the deadline lies outside the calendar") from error
+
+    def spec(self) -> EngineSpec:
+        """The engine asked for. Raises `unknown_engine`, `engine_unsupported`."""
+        spec = lookup(self.engine, Kind(self.kind))
+        self.params.check(spec)
+        return spec
