@@ -1,0 +1,86 @@
+"""How much a card computes at once: as much as fits, less where it did not, remembered for the next time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from common import log
+from worker import device as devices
+
+_log = log.get(__name__)
+
+STEPS = 4
+"""How often memory may run out in one run before it counts as too small."""
+
+MOST = 2**STEPS
+"""The largest batch from which that many halvings lead down to one."""
+
+# What fitted, by model and kind of card: for as long as the process lives, whatever engines come and go in it.
+_fitted: dict[tuple[str, str], int] = {}
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Batches:
+    """Items of equal cost, computed in batches on one device.
+
+    model: what the figures are remembered under.  item_bytes: what one item takes beside the weights, about.
+    most: the largest batch, at most `MOST`.  fraction: share of the free memory that a batch may take.
+    On a CPU the batch is one: more gains nothing there.
+    """
+
+    def __init__(
+        self, model: str, device: torch.device, item_bytes: int, *, most: int = MOST, fraction: float = 0.9
+    ) -> None:
+        if not 1 <= most <= MOST:
+            raise ValueError(f"a batch has 1 to {MOST} items")
+        self._model, self._device, self._item_bytes = model, device, item_bytes
+        self._most, self._fraction = most, fraction
+
+    @property
+    def size(self) -> int:
+        """Items of the next batch, by the memory that is free now and by what has fitted before."""
+        there = devices.memory(self._device)
+        if there is None:
+            return 1
+        room = int(there.free * self._fraction) // self._item_bytes
+        return max(1, min(room, _fitted.get(self._key, self._most), self._most))
+
+    def run(
+        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Made]
+    ) -> Iterator[tuple[Sequence[Item], Made]]:
+        """Gives consecutive parts of the items, in their order, with what `compute` made of each.
+
+        Where memory runs out, what torch holds unused is given back and the batch is halved, at most `STEPS` times.
+        Raises `gpu_oom` when that does not help, and what `compute` raises.
+        """
+        size, at, steps = self.size, 0, 0
+        while at < len(items):
+            batch = items[at : at + size]
+            try:
+                made = compute(batch)
+            except RuntimeError as error:
+                if not devices.out_of_memory(error):
+                    raise
+            else:
+                at += len(batch)
+                yield batch, made
+                # The next batch is to find the memory of this one free.
+                del made
+                continue
+            # Only here, with the exception gone, does nothing hold the tensors of the failed batch any more.
+            devices.release(self._device)
+            steps += 1
+            if steps > STEPS:
+                raise devices.does_not_fit(f"{self._model} does", self._device, self._item_bytes)
+            size = max(1, len(batch) // 2)
+            _fitted[self._key] = size
+            _log.warning("memory ran out", model=self._model, batch=len(batch), next_batch=size, step=steps)
+
+    @property
+    def _key(self) -> tuple[str, str]:
+        return self._model, devices.name(self._device)

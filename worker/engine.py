@@ -1,0 +1,159 @@
+"""The protocol of engines: a job's work goes in, events come out.
+
+An engine knows neither database nor queue nor storage. It yields events; the runner decides what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is: `done` of `total` in `unit`, and of `blocks` blocks `block` are done."""
+
+    phase: str
+    done: float
+    total: float
+    unit: str = "s"
+    block: int = 0
+    blocks: int = 0
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """A block is finished: its files (stem name to path in scratch) are final and may be kept as a checkpoint."""
+
+    index: int
+    total: int
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of the result. role: stem, waveform, peaks, mask …; meta: what a user wants to know of it."""
+
+    name: str
+    path: Path
+    content_type: str
+    role: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the job's log; a warning is also told in the result."""
+
+    level: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of the run for the result, merged by name."""
+
+    values: Mapping[str, Any]
+
+
+Event = Progress | BlockDone | Artifact | Note | Metrics
+
+
+class Blocks(Protocol):
+    """The blocks that earlier attempts of this job finished."""
+
+    @property
+    def finished(self) -> frozenset[int]: ...
+
+    def fetch(self, index: int) -> Mapping[str, Path]:
+        """The files of a finished block, brought into scratch where they are not there yet."""
+        ...
+
+
+class NoBlocks:
+    """For work that begins at the beginning."""
+
+    finished: frozenset[int] = frozenset()
+
+    def fetch(self, index: int) -> Mapping[str, Path]:
+        raise KeyError(index)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an input may be at most; checked before decoding and while decoding."""
+
+    duration_seconds: float = 12 * 3600.0
+    channels: int = 8
+    pixels: int = 100_000_000
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job as an engine sees it.
+
+    check: raises when the job must stop (cancelled, lease lost); to be called at least every few seconds.
+    block_seconds: overrides the engine's own block length.
+    """
+
+    job_id: str
+    params: BaseModel
+    source: Path
+    scratch: Path
+    blocks: Blocks = field(default_factory=NoBlocks)
+    limits: Limits = Limits()
+    check: Callable[[], None] = lambda: None
+    block_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where an engine is to live.
+
+    device: `cpu`, or `cuda:0` (a worker sees only its own card).  models: folder of weights.  token: for the hub.
+    memory_fraction: share of the device's memory that engines may use together.  models_on_cpu: whether an engine made
+    for a card may run without one.
+    """
+
+    device: str
+    models: Path
+    token: str | None = None
+    memory_fraction: float = 0.9
+    models_on_cpu: bool = False
+
+    @property
+    def lacks_card(self) -> tuple[str, str] | None:
+        """What is missing here for an engine made for a card, and how to get it, as sentences; None: nothing."""
+        if self.device != "cpu" or self.models_on_cpu:
+            return None
+        return (
+            "it is made for a card, and this worker has none",
+            "Start a worker on a card, or set NIGHTSHIFT_MODELS_ON_CPU=1 to let it run without one, slowly.",
+        )
+
+
+class Engine(Protocol):
+    """An engine, loaded and resident on a card.
+
+    The class is constructed with a Host; that may load the weights.
+
+    version: changes whenever the same input would give another output; finished blocks of another version are not used.
+    """
+
+    name: str
+    version: str
+
+    def run(self, work: Work) -> Iterator[Event]: ...
+
+    def memory_bytes(self) -> int:
+        """Bytes of the card's (or the machine's) memory that stay taken between jobs."""
+        ...
+
+    def close(self) -> None:
+        """Frees the memory."""
+        ...

@@ -1,0 +1,101 @@
+"""What a job leaves in the store: finished blocks as it goes, artifacts at its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.db.engine import Database
+from common.jobs import running
+from common.jobs.job import Job
+from common.storage import keys as layout
+from common.storage.store import Store
+from worker.engine import Artifact, BlockDone
+from worker.media.probe import sha256_file
+
+_BLOCK_TYPE = "application/octet-stream"
+
+
+def fingerprint(job: Job, engine_version: str, input_sha256: str, block_seconds: float | None) -> str:
+    """Of everything that decides what a block holds: blocks under another fingerprint are not used."""
+    decides = {
+        "kind": job.kind,
+        "engine": job.engine,
+        "version": engine_version,
+        "params": job.request["params"],
+        "input": input_sha256,
+        "block_seconds": block_seconds,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class StoredBlocks:
+    """The blocks of earlier attempts, brought from the store when they are asked for."""
+
+    def __init__(self, store: Store, found: Mapping[int, Mapping[str, str]], folder: Path) -> None:
+        self._store = store
+        self._found = found
+        self._folder = folder
+
+    @property
+    def finished(self) -> frozenset[int]:
+        return frozenset(self._found)
+
+    def fetch(self, index: int) -> Mapping[str, Path]:
+        files = {}
+        for stem, key in self._found[index].items():
+            path = self._folder / f"resumed-{index:06d}-{key.rsplit('/', 1)[-1]}"
+            if not path.exists():
+                self._store.download(key, path)
+            files[stem] = path
+        return files
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Stores a running job's files. Each file is in the store before the database speaks of it."""
+
+    store: Store
+    database: Database
+    job: Job
+    fingerprint: str
+    lease_seconds: float
+    check: Callable[[], None]
+
+    def block(self, done: BlockDone) -> None:
+        """Stores a finished block and records it. Raises LeaseLost."""
+        files = {}
+        for stem, path in done.files.items():
+            self.check()
+            key = layout.block(self.job.id, self.fingerprint, done.index, stem, path.suffix.lstrip("."))
+            self.store.put(key, path, _BLOCK_TYPE)
+            files[stem] = key
+        self.database.run(
+            running.checkpoint,
+            self.job.lease,
+            self.lease_seconds,
+            self.fingerprint,
+            done.index,
+            done.total,
+            files,
+        )
+
+    def artifact(self, artifact: Artifact) -> dict[str, Any]:
+        """Stores an artifact under this attempt's folder; returns its entry in the result."""
+        self.check()
+        key = layout.artifact(self.job.id, self.job.attempt, artifact.path.name)
+        stat = self.store.put(key, artifact.path, artifact.content_type)
+        return {
+            "name": artifact.name,
+            "role": artifact.role,
+            "filename": artifact.path.name,
+            "content_type": artifact.content_type,
+            "bytes": stat.size,
+            "sha256": sha256_file(artifact.path),
+            "key": key,
+            **artifact.meta,
+        }

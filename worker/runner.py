@@ -1,0 +1,293 @@
+"""One job, top to bottom: claim, fetch, compute, store, publish. Read `perform` first."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from common import log
+from common.db.engine import Database
+from common.engines import EngineSpec, Kind, lookup
+from common.errors import NightshiftError
+from common.jobs import events, finish, queueing, running
+from common.jobs.job import Job, LeaseLost
+from common.params import PARAMS
+from common.queue import Ringer
+from common.settings import Settings
+from common.states import Reason
+from common.storage.store import Store
+from worker.card import Card
+from worker.engine import Artifact, BlockDone, Engine, Limits, Metrics, Note, Progress, Work
+from worker.inputs import Inputs, Source
+from worker.media.overlap import Behind
+from worker.outcome import (
+    Cancelled,
+    Failed,
+    LeaseGone,
+    Lost,
+    Outcome,
+    Retry,
+    Succeeded,
+    Yielded,
+    backoff,
+    of_exception,
+)
+from worker.presence import Presence
+from worker.publish import Publisher, StoredBlocks, fingerprint
+from worker.watch import Rhythm, Watch
+
+_log = log.get(__name__)
+
+
+@dataclass
+class Runner:
+    """Runs jobs one after the other on one card. It does not know what rang."""
+
+    settings: Settings
+    database: Database
+    store: Store
+    ringer: Ringer
+    card: Card
+    presence: Presence
+    random: Random = field(default_factory=Random)
+
+    def start(self) -> None:
+        """Tidies up after a predecessor that died, and says that this worker is there."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        self.presence.start()
+
+    def close(self) -> None:
+        self.presence.stop()
+        self.card.free()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def run(self, job_id: str | None = None) -> bool:
+        """Claims the named job, or the next one, and works on it. False where there was nothing to claim."""
+        if self.presence.draining:
+            return False
+        job = self.database.run(
+            queueing.claim,
+            self.presence.name,
+            self.presence.lanes,
+            self.settings.lease_seconds,
+            job_id=job_id,
+            engines=self.presence.engines,
+        )
+        if job is None:
+            return False
+        with log.bound(job=job.id, attempt=job.attempt):
+            _log.info("claimed", kind=job.kind, engine=job.engine)
+            outcome = self._attempt(job)
+            self._record(job, outcome)
+        self._fill()
+        return True
+
+    def _attempt(self, job: Job) -> Outcome:
+        folder = self._scratch / f"{job.id}-{job.attempt}"
+        folder.mkdir()
+        try:
+            with Watch(self.database, job, self.presence.lanes, self._rhythm, lambda: self.presence.draining) as watch:
+                return _Attempt(self, job, folder, watch).perform()
+        except Exception as error:
+            outcome = Lost() if isinstance(error, LeaseLost) else error
+            if not isinstance(of_exception(outcome), Cancelled | Yielded | LeaseGone):
+                _log.warning("attempt failed", error=f"{type(error).__name__}: {error}", exc_info=True)
+            if isinstance(error, NightshiftError) and error.code == "gpu_oom" and self.card.keep_only(job.engine):
+                # It may fit where the other models are gone.
+                return Retry(error.as_job_error())
+            return of_exception(outcome)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _record(self, job: Job, outcome: Outcome) -> None:
+        """Writes the outcome under this attempt's lease; where that is gone, somebody else has decided already."""
+        try:
+            match outcome:
+                case Succeeded(result):
+                    ended = self.database.run(finish.succeed, job.lease, result)
+                case Failed(error):
+                    ended = self.database.run(finish.fail, job.lease, error)
+                case Retry(error):
+                    delay = backoff(job.failures, self.settings.retry_base_seconds, self.random)
+                    ended = self.database.run(finish.retry, job.lease, error, delay, self.settings.max_attempts)
+                case Yielded(reason):
+                    ended = self.database.run(running.give_back, job.lease, reason)
+                case Cancelled():
+                    ended = self.database.run(finish.cancelled, job.lease)
+                case LeaseGone():
+                    _log.warning("the lease is gone; this attempt is dropped")
+                    return
+            _log.info("ended", state=ended.state, reason=ended.reason)
+        except LeaseLost:
+            self._record_refused(job, outcome)
+
+    def _record_refused(self, job: Job, outcome: Outcome) -> None:
+        """A cancel may have come between the last look and the outcome; then the job is to be cancelled."""
+        with contextlib.suppress(LeaseLost):
+            if not isinstance(outcome, Cancelled):
+                self.database.run(finish.cancelled, job.lease)
+                _log.info("ended", state="cancelled", reason=Reason.BY_CALLER)
+                return
+        _log.warning("the lease is gone; the outcome is dropped", outcome=type(outcome).__name__)
+
+    def _fill(self) -> None:
+        """Room has appeared: what waits may move up without waiting for the scheduler's tick."""
+        try:
+            bells = []
+            for lane in self.presence.lanes:
+                with self.database.write() as tx:
+                    bells += queueing.fill(tx, lane, self.settings.release_ahead, self.settings.alive_seconds)
+            self.ringer.ring(bells)
+        except SQLAlchemyError:
+            _log.warning("could not move up what waits; the scheduler will")
+
+    @property
+    def _scratch(self) -> Path:
+        return self.settings.scratch / self.presence.name
+
+    @property
+    def _rhythm(self) -> Rhythm:
+        s = self.settings
+        return Rhythm(
+            lease=s.lease_seconds,
+            heartbeat=s.heartbeat_seconds,
+            poll=s.cancel_poll_seconds,
+            stall=s.stall_seconds,
+            drain=s.drain_seconds,
+            alive=s.alive_seconds,
+            max_attempts=s.max_attempts,
+        )
+
+
+class _Attempt:
+    """One attempt at one job."""
+
+    def __init__(self, runner: Runner, job: Job, folder: Path, watch: Watch) -> None:
+        self._runner = runner
+        self._job = job
+        self._folder = folder
+        self._watch = watch
+        self._started = time.monotonic()
+        self._outputs: list[dict[str, Any]] = []
+        self._warnings: list[dict[str, str]] = []
+        self._metrics: dict[str, Any] = {}
+
+    def perform(self) -> Outcome:
+        """The way of a job, as design.md tells it. Raises what ends it early."""
+        source = self._fetch()
+        spec = lookup(self._job.engine, Kind(self._job.kind))
+        engine = self._load(spec)
+        work, publisher = self._prepare(engine, source)
+        outcome = self._compute(engine, work, publisher)
+        return outcome or Succeeded(self._result(engine, source))
+
+    def _fetch(self) -> Source:
+        def tell(done: int, total: int | None) -> None:
+            self._watch.moved({"phase": "fetch", "done": done, "total": total, "unit": "bytes"})
+
+        runner = self._runner
+        inputs = Inputs(runner.settings, runner.database, runner.store)
+        return inputs.bring(self._job, self._folder, tell, self._watch.check)
+
+    def _load(self, spec: EngineSpec) -> Engine:
+        self._watch.moved({"phase": "load", "done": 0, "total": 1, "unit": "engine"})
+        engine = self._runner.card.acquire(spec)
+        self._watch.moved()
+        self._watch.check()
+        return engine
+
+    def _prepare(self, engine: Engine, source: Source) -> tuple[Work, Publisher]:
+        settings, job = self._runner.settings, self._job
+        mark = fingerprint(job, engine.version, source.sha256, settings.block_seconds)
+        with self._runner.database.read() as tx:
+            found = running.finished_blocks(tx, job.id, mark)
+        if found:
+            self._note(Note("info", "resumed", f"Going on after {len(found)} finished blocks."))
+        scratch = self._folder / "work"
+        scratch.mkdir()
+        work = Work(
+            job_id=job.id,
+            params=PARAMS[Kind(job.kind)].model_validate(job.request["params"]),
+            source=source.path,
+            scratch=scratch,
+            blocks=StoredBlocks(self._runner.store, found, self._folder),
+            limits=Limits(settings.max_duration_seconds, settings.max_channels, settings.max_pixels),
+            check=self._watch.check,
+            block_seconds=settings.block_seconds,
+        )
+        store, database = self._runner.store, self._runner.database
+        return work, Publisher(store, database, job, mark, settings.lease_seconds, self._watch.check)
+
+    def _compute(self, engine: Engine, work: Work, publisher: Publisher) -> Outcome | None:
+        """Runs the engine and stores what it gives, behind it. Returns an outcome where it stops at a block's end."""
+        with Behind(depth=4) as behind, contextlib.closing(_iterator(engine, work)) as happening:
+            for event in happening:
+                self._watch.check()
+                self._watch.moved()
+                match event:
+                    case Progress():
+                        self._watch.moved(_progress(event))
+                    case BlockDone():
+                        behind.submit(publisher.block, event)
+                        if self._watch.yield_for is not None:
+                            break
+                    case Artifact():
+                        behind.submit(self._keep, publisher, event)
+                    case Note():
+                        self._note(event)
+                    case Metrics(values):
+                        self._metrics.update(values)
+            else:
+                self._watch.moved({"phase": "store", "done": 0, "total": 1, "unit": "results"})
+                behind.close()
+                return None
+            # What is finished is to be in the store before another worker goes on after it.
+            behind.close()
+        assert self._watch.yield_for is not None
+        return Yielded(self._watch.yield_for)
+
+    def _keep(self, publisher: Publisher, artifact: Artifact) -> None:
+        self._outputs.append(publisher.artifact(artifact))
+        self._watch.moved()
+
+    def _note(self, note: Note) -> None:
+        _log.info(note.message, code=note.code)
+        if note.level == "warning":
+            self._warnings.append({"code": note.code, "message": note.message})
+        with self._runner.database.write() as tx:
+            events.log(tx, self._job.id, note.level, note.code, note.message)
+
+    def _result(self, engine: Engine, source: Source) -> dict[str, Any]:
+        self._watch.check()
+        return {
+            "outputs": self._outputs,
+            "warnings": self._warnings,
+            "metrics": {**self._metrics, "seconds": round(time.monotonic() - self._started, 3)},
+            "input": {"filename": source.filename, "bytes": source.size, "sha256": source.sha256},
+            "engine": {"name": engine.name, "version": engine.version},
+        }
+
+
+def _iterator(engine: Engine, work: Work) -> Iterator[Any]:
+    """The engine's events as a generator, which can be closed whatever the engine returned."""
+    yield from engine.run(work)
+
+
+def _progress(event: Progress) -> dict[str, Any]:
+    return {
+        "phase": event.phase,
+        "done": event.done,
+        "total": event.total,
+        "unit": event.unit,
+        "block": event.block,
+        "blocks": event.blocks,
+    }

@@ -1,0 +1,92 @@
+"""The engines `sam-audio-small`, `-base` and `-large`: weights found, model loaded, windows fitted to the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from common.engines import lookup
+from common.errors import NightshiftError
+from worker import device as devices
+from worker.batches import Batches
+from worker.engine import Host
+from worker.separation.pipeline import SeparationEngine
+from worker.separation.sam_audio import config as configuration
+from worker.separation.sam_audio.hub import locate
+from worker.separation.sam_audio.loading import fingerprint, weight_bytes
+from worker.separation.sam_audio.longform import LongForm, Scheme, window_bytes
+from worker.separation.sam_audio.model import SamAudio
+from worker.separation.sam_audio.separator import SamAudioSeparator
+
+IMPLEMENTATION = "1"
+"""To be raised when the same weights would give another result."""
+
+
+class SamAudioEngine(SeparationEngine):
+    """A size of the registry, on its host's card; on a CPU where the host allows it.
+
+    Construction raises `weights_missing`, `weights_refused`, `weights_invalid`, `device_missing` and, where the card
+    cannot hold the weights, `gpu_oom`.
+    """
+
+    registered: ClassVar[str]
+
+    def __init__(self, host: Host) -> None:
+        spec = lookup(self.registered)
+        if spec.weights is None:
+            raise NightshiftError("weights_missing", f"The engine {spec.name} says nothing of its weights.")
+        # Before gigabytes are fetched for a machine that may not use them.
+        devices.choose(host, spec.name)
+        folder = locate(spec.weights, host.models, host.token)
+        super().__init__(separator(spec.name, folder, host))
+
+
+class SamAudioSmall(SamAudioEngine):
+    registered = "sam-audio-small"
+
+
+class SamAudioBase(SamAudioEngine):
+    registered = "sam-audio-base"
+
+
+class SamAudioLarge(SamAudioEngine):
+    registered = "sam-audio-large"
+
+
+def separator(
+    name: str,
+    folder: Path,
+    host: Host,
+    dtype: torch.dtype | None = None,
+    *,
+    window: int = 750,
+    overlap: int = 125,
+    scheme: Scheme = "multidiffusion",
+) -> SamAudioSeparator:
+    """A checkpoint's folder, loaded.
+
+    dtype: of the transformer's layers; None: bfloat16 on a card, float32 on a CPU.
+    window, overlap: latent frames; they, the dtype and the scheme are part of the version.
+    Raises `weights_missing`, `weights_invalid`, `device_missing`, `gpu_oom`.
+    """
+    device = devices.choose(host, name)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    config = configuration.read(folder)
+    needed = weight_bytes(config, dtype)
+    there = devices.memory(device)
+    if there is not None and needed > there.free:
+        raise devices.does_not_fit(f"{name}'s weights do", device, needed)
+    try:
+        model = SamAudio.load(folder, device=device, dtype=dtype, token=host.token)
+    except RuntimeError as error:
+        if not devices.out_of_memory(error):
+            raise
+        raise devices.does_not_fit(f"{name}'s weights do", device, needed) from error
+    # The other half of the memory is for the codec.
+    batches = Batches(name, device, window_bytes(config, window), fraction=host.memory_fraction / 2)
+    kind = str(dtype).rpartition(".")[2]
+    version = f"{IMPLEMENTATION}-{fingerprint(folder)}-{kind}-{scheme}-{window}-{overlap}"
+    form = LongForm(model, batches, window=window, overlap=overlap, scheme=scheme)
+    return SamAudioSeparator(name, version, form)
