@@ -1,0 +1,92 @@
+"""Pure: a job as its owner sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from api import schemas
+from common.jobs.job import Job
+from common.states import State
+
+
+def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
+    request = job.request
+    result = job.result or {}
+    callback = request.get("callback")
+    return schemas.Job(
+        id=job.id,
+        kind=job.kind,
+        engine=job.engine,
+        state=job.state,
+        reason=job.reason,
+        priority="interactive" if job.interactive else "batch",
+        batch=job.batch,
+        input={name: value for name, value in request["input"].items() if value is not None},
+        params=dict(request["params"]),
+        metadata=dict(request.get("metadata") or {}),
+        callback_url=callback["url"] if callback else None,
+        upstream=job.upstream,
+        attempt=job.attempt,
+        failures=job.failures,
+        worker=job.worker,
+        cancel_requested=job.cancel_requested,
+        progress=progress_view(job),
+        queue=queue,
+        error=schemas.JobError(**job.error) if job.error else None,
+        outputs=outputs_view(result) if job.result is not None else None,
+        warnings=[schemas.Warning(**warning) for warning in result.get("warnings", [])],
+        metrics=result.get("metrics"),
+        deadline=job.deadline,
+        run_at=job.run_at,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        updated_at=job.updated_at,
+    )
+
+
+def outputs_view(result: Mapping[str, Any]) -> list[schemas.Output]:
+    """The outputs of a result, without the keys they are stored under."""
+    return [
+        schemas.Output(**{name: value for name, value in output.items() if name != "key"})
+        for output in result["outputs"]
+    ]
+
+
+def progress_view(job: Job) -> schemas.Progress | None:
+    """How far a job is; None before it starts. A job that succeeded is done, whatever was said last."""
+    said = job.progress
+    if job.state is State.SUCCEEDED:
+        blocks = job.blocks_total or (said or {}).get("blocks") or None
+        return schemas.Progress(phase="done", block=blocks, blocks=blocks, percent=100.0)
+    if said is None:
+        if not job.blocks_total:
+            return None
+        return schemas.Progress(block=job.blocks_done, blocks=job.blocks_total)
+    done, total = said.get("done"), said.get("total")
+    share = min(1.0, max(0.0, done / total)) if done is not None and total else None
+    return schemas.Progress(
+        phase=said.get("phase"),
+        done=done,
+        total=total,
+        unit=said.get("unit"),
+        block=said.get("block") or job.blocks_done or None,
+        blocks=said.get("blocks") or job.blocks_total or None,
+        percent=None if share is None else round(100 * share, 1),
+        eta_seconds=_eta(job, share),
+    )
+
+
+def _eta(job: Job, share: float | None) -> float | None:
+    """Time left, from the rate so far.
+
+    Only in a phase that counts seconds of media, the one that takes the time; and only in a first attempt: later ones
+    start in the middle, and how long they have been running is not known.
+    """
+    if share is None or share < 0.02 or job.attempt != 1 or job.state is not State.RUNNING or job.started_at is None:
+        return None
+    if (job.progress or {}).get("unit") != "s":
+        return None
+    elapsed = (job.updated_at - job.started_at).total_seconds()
+    return round(elapsed * (1 - share) / share, 1)
