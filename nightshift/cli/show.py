@@ -1,0 +1,123 @@
+"""What the command prints: tables and bars for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from nightshift.client import Job
+
+out = Console(highlight=False)
+notes = Console(stderr=True, highlight=False)
+
+_COLOURS = {
+    "succeeded": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "waiting": "blue",
+    "failed": "red",
+    "expired": "red",
+    "cancelled": "yellow",
+}
+
+
+def as_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
+
+
+def line_of_json(value: object) -> None:
+    """One line, for programs that read as it comes."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)  # noqa: T201
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        # The first names the thing: whoever copies it, or a script that reads it, needs it whole.
+        made.add_column(column, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        made.add_row(*row)
+    out.print(made)
+
+
+def state(job: Job) -> Text:
+    return Text(job.state, style=_COLOURS.get(job.state, ""))
+
+
+def progress(job: Job) -> str:
+    """`separate 3/12 41%, 2 min left`, as far as it is known."""
+    told = job.progress
+    if job.ended or not told:
+        return ""
+    blocks = f" {told['block'] or 0}/{told['blocks']}" if told["blocks"] else ""
+    share = f" {told['percent']:.0f}%" if told["percent"] is not None else ""
+    left = f", {duration(told['eta_seconds'])} left" if told["eta_seconds"] is not None else ""
+    return f"{told['phase'] or ''}{blocks}{share}{left}".strip()
+
+
+def age(instant: str | None) -> str:
+    if instant is None:
+        return ""
+    return duration((datetime.now(UTC) - datetime.fromisoformat(instant)).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    seconds = max(0, round(seconds))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def bars() -> Progress:
+    """Bars on standard error, so that standard output stays for results; none where it is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[more]}"),
+        console=notes,
+        transient=True,
+        disable=not notes.is_terminal,
+    )
+
+
+class Following:
+    """Shows a job's progress as it goes: a bar on a terminal, a line per change elsewhere."""
+
+    def __init__(self, shown: Progress, name: str) -> None:
+        self._shown = shown
+        self._name = name
+        self._task = shown.add_task(name, total=100.0, more="")
+        self._last: tuple[Any, ...] = ()
+
+    def __call__(self, job: Job) -> None:
+        told = job.progress or {}
+        phase = told.get("phase") if job.state == "running" else job.state
+        percent = 100.0 if job.state == "succeeded" else told.get("percent") or 0.0
+        self._shown.update(self._task, completed=percent, description=f"{self._name} {phase or ''}", more=_more(told))
+        change = (job.state, phase, told.get("block"))
+        if self._shown.disable and change != self._last:
+            self._last = change
+            notes.print(f"{self._name}: {job.state} {progress(job)}".rstrip())
+
+
+def _more(told: dict[str, Any]) -> str:
+    blocks = f"block {told.get('block') or 0}/{told['blocks']}" if told.get("blocks") else ""
+    left = f"{duration(told['eta_seconds'])} left" if told.get("eta_seconds") is not None else ""
+    return "  ".join(part for part in (blocks, left) if part)

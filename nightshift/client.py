@@ -1,0 +1,265 @@
+"""The Python client: typed, synchronous, safe to repeat."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from nightshift.errors import JobEnded
+from nightshift.files import Tell, save, send
+from nightshift.place import find
+from nightshift.transport import Transport
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+Prompt = str | Mapping[str, Any]
+
+
+class Client:
+    """A caller of one service.
+
+    url, api_key: else from NIGHTSHIFT_URL and NIGHTSHIFT_API_KEY, else what `nightshift up` left in `home`.
+    timeout: seconds without a sign of life from the service.
+    Every method raises ApiError where the service refuses, and Unreachable where it does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        home: str | PathLike[str] | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        self.transport = Transport(find(url, api_key, Path(home) if home else None), timeout)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.transport.close()
+
+    # --- Work ---------------------------------------------------------------------------------------------------------
+
+    def separate(
+        self,
+        source: str | PathLike[str] | Job,
+        prompts: Sequence[Prompt],
+        *,
+        engine: str | None = None,
+        outputs: Sequence[Literal["target", "residual"]] = ("target", "residual"),
+        channels: Literal["preserve", "mono"] = "preserve",
+        quality: Literal["reference", "standard", "draft"] = "standard",
+        seed: int = 0,
+        format: Literal["flac", "wav", "mp3", "opus"] = "flac",
+        bitrate_kbps: int | None = None,
+        priority: Literal["interactive", "batch"] = "interactive",
+        batch: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        deadline: datetime | None = None,
+        callback_url: str | None = None,
+        output: str | None = None,
+        idempotency_key: str | None = None,
+        on_upload: Tell | None = None,
+    ) -> Job:
+        """Separates sounds out of a recording.
+
+        source: a local file, an http(s) address, `s3://bucket/key`, the id of an upload, or another job (then `output`
+        names which of its outputs).  prompts: descriptions, or mappings with description, name and spans.
+        on_upload: called with bytes sent and bytes in all.
+        """
+        request: dict[str, Any] = {
+            "kind": "separation",
+            "input": self.input(source, output, on_upload),
+            "params": {
+                "prompts": [prompt if isinstance(prompt, str) else dict(prompt) for prompt in prompts],
+                "outputs": list(outputs),
+                "channels": channels,
+                "quality": quality,
+                "seed": seed,
+                "output": {"format": format, "bitrate_kbps": bitrate_kbps},
+            },
+            "priority": priority,
+        }
+        optional = {
+            "engine": engine,
+            "batch": batch,
+            "metadata": dict(metadata) if metadata else None,
+            "deadline": deadline.isoformat() if deadline else None,
+            "callback": {"url": callback_url} if callback_url else None,
+        }
+        request |= {name: value for name, value in optional.items() if value is not None}
+        return self.submit(request, idempotency_key=idempotency_key)
+
+    def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Submits a request as the API documents it. It is sent again after a broken connection and makes one job."""
+        key = idempotency_key or str(uuid.uuid4())
+        body = self.transport.call(
+            "POST", "/v1/jobs", body=dict(request), headers={"Idempotency-Key": key}, repeatable=True
+        )
+        return Job(self, body)
+
+    def input(
+        self, source: str | PathLike[str] | Job, output: str | None = None, on_upload: Tell | None = None
+    ) -> dict[str, str]:
+        """The `input` member of a request for a source; a local file is uploaded."""
+        if isinstance(source, Job) or str(source).startswith("job_"):
+            return {"job": source.id if isinstance(source, Job) else str(source), "output": output or "speech"}
+        text = str(source)
+        for member, starts in (("url", ("http://", "https://")), ("s3", ("s3://",)), ("upload", ("upl_",))):
+            if text.startswith(starts):
+                return {member: text}
+        return {"upload": self.upload(source, on_upload)}
+
+    def upload(self, path: str | PathLike[str], tell: Tell | None = None) -> str:
+        """Sends a file; returns the id of the upload. Raises OSError where it cannot be read."""
+        return send(self.transport, Path(path), tell or (lambda done, total: None))
+
+    # --- Looking ------------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> Job:
+        return Job(self, self.transport.call("GET", f"/v1/jobs/{job_id}"))
+
+    def jobs(
+        self, *, state: Sequence[str] = (), engine: str | None = None, batch: str | None = None, page: int = 50
+    ) -> Iterator[Job]:
+        """The key's jobs, newest first; fetched page by page as they are asked for."""
+        cursor: str | None = None
+        while True:
+            query = {"state": list(state) or None, "engine": engine, "batch": batch, "limit": page, "cursor": cursor}
+            found = self.transport.call("GET", "/v1/jobs", params=query)
+            yield from (Job(self, body) for body in found["items"])
+            cursor = found["next"]
+            if cursor is None:
+                return
+
+    def engines(self) -> list[dict[str, Any]]:
+        """The engines: what each does, and whether it is ready."""
+        return list(self.transport.call("GET", "/v1/engines")["items"])
+
+    def queues(self) -> dict[str, Any]:
+        return dict(self.transport.call("GET", "/v1/queues"))
+
+    def workers(self) -> list[dict[str, Any]]:
+        return list(self.transport.call("GET", "/v1/workers")["items"])
+
+
+class Job:
+    """A job as it was when it was last looked at; `refresh` and `wait` look again."""
+
+    def __init__(self, client: Client, body: Mapping[str, Any]) -> None:
+        self._client = client
+        self.body = dict(body)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.state}>"
+
+    @property
+    def id(self) -> str:
+        return str(self.body["id"])
+
+    @property
+    def state(self) -> str:
+        return str(self.body["state"])
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        return self.body["error"]
+
+    @property
+    def progress(self) -> dict[str, Any] | None:
+        """phase, done, total, unit, block, blocks, percent, eta_seconds; None before it starts."""
+        return self.body["progress"]
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What it made; empty until it has succeeded."""
+        return list(self.body["outputs"] or [])
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        return list(self.body["warnings"])
+
+    def refresh(self) -> Job:
+        self.body = self._client.transport.call("GET", f"/v1/jobs/{self.id}")
+        return self
+
+    def follow(self, timeout: float | None = None, poll: float = 0.5) -> Iterator[Job]:
+        """This job again and again until it has ended. Raises TimeoutError after `timeout` seconds."""
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        while True:
+            yield self
+            if self.ended:
+                return
+            if deadline is not None and time.monotonic() + poll > deadline:
+                raise TimeoutError(f"{self.id} is still {self.state} after {timeout:g} s")
+            time.sleep(poll)
+            self.refresh()
+
+    def wait(self, timeout: float | None = None, tell: Callable[[Job], None] | None = None) -> Job:
+        """Waits for the result. Raises JobEnded where there will be none, TimeoutError after `timeout` seconds."""
+        for job in self.follow(timeout):
+            if tell is not None:
+                tell(job)
+        if self.state != "succeeded":
+            raise JobEnded(self.id, self.state, self.error)
+        return self
+
+    def results(self) -> dict[str, Any]:
+        """The outputs with links that work for a while without a key."""
+        return dict(self._client.transport.call("GET", f"/v1/jobs/{self.id}/results"))
+
+    def download(
+        self,
+        folder: str | PathLike[str],
+        *,
+        only: Sequence[str] = (),
+        overwrite: bool = False,
+        tell: Tell | None = None,
+    ) -> list[Path]:
+        """Saves the outputs (or `only` those named) in a folder; returns their paths.
+
+        Every file is checked against its digest and appears whole. A file that is there already is kept where it is the
+        same; another one raises FileExistsError unless `overwrite`.
+        """
+        found = self.results()["outputs"]
+        wanted = [output for output in found if not only or output["name"] in only]
+        absent = set(only) - {output["name"] for output in wanted}
+        if absent:
+            raise KeyError(f"{self.id} has no output {', '.join(sorted(absent))}")
+        base = self._client.transport
+        return [save(base, output, Path(folder), overwrite, tell or (lambda done, total: None)) for output in wanted]
+
+    def cancel(self) -> Job:
+        self.body = self._client.transport.call("POST", f"/v1/jobs/{self.id}/cancel", repeatable=True)
+        return self
+
+    def retry(self) -> Job:
+        self.body = self._client.transport.call("POST", f"/v1/jobs/{self.id}/retry")
+        return self
+
+    def delete(self) -> None:
+        self._client.transport.call("DELETE", f"/v1/jobs/{self.id}")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The job's log: its changes of state and what its worker had to say."""
+        found: list[dict[str, Any]] = []
+        after: int | None = None
+        while True:
+            page = self._client.transport.call("GET", f"/v1/jobs/{self.id}/events", params={"after": after})
+            found += page["items"]
+            after = page["next"]
+            if after is None:
+                return found

@@ -1,0 +1,172 @@
+"""What is wrong, and how to mend it: each check looks at one part and says so in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from common.db import migrate, processes
+from common.db.engine import Database
+from common.engines import REGISTRY
+from common.errors import NightshiftError
+from common.settings import Settings
+from common.storage import open_store
+from nightshift.errors import NightshiftClientError
+from nightshift.place import find
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: ok, warning (it works, but not all of it), or problem.  mend: what to do."""
+
+    part: str
+    level: Literal["ok", "warning", "problem"]
+    says: str
+    mend: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every part in turn. A part that is not reachable costs seconds, not minutes, and stops no other check."""
+    checks: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
+        ("database", database),
+        ("broker", broker),
+        ("storage", storage),
+        ("processes", crew),
+        ("engines", engines),
+        ("api", api),
+    )
+    for part, check in checks:
+        try:
+            yield from check(settings)
+        except Exception as error:  # a check that breaks is a finding too
+            yield Finding(part, "problem", f"{type(error).__name__}: {error}", "This is unexpected: look at the log.")
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    opened = Database(settings.database, pool_size=1)
+    where = opened.engine.url.render_as_string(hide_password=True)
+    try:
+        at, newest = migrate.current(opened)
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        yield Finding("database", "problem", f"{where}: {cause}", "Start it, or correct NIGHTSHIFT_DATABASE_URL.")
+        return
+    finally:
+        opened.dispose()
+    if at != newest:
+        yield Finding(
+            "database", "problem", f"{where} is at schema {at or 'none'}, not {newest}.", "Run: nightshift migrate"
+        )
+    else:
+        yield Finding("database", "ok", f"{where}, schema {at}")
+
+
+def broker(settings: Settings) -> Iterator[Finding]:
+    if settings.broker is None:
+        yield Finding("broker", "ok", "none: workers look into the database")
+        return
+    import redis
+
+    where = settings.broker.rsplit("@", 1)[-1]
+    try:
+        redis.Redis.from_url(settings.broker, socket_timeout=3, socket_connect_timeout=3).ping()
+    except (redis.RedisError, ValueError) as error:
+        yield Finding("broker", "problem", f"{where}: {error}", "Start Redis, or correct NIGHTSHIFT_BROKER_URL.")
+        return
+    yield Finding("broker", "ok", where)
+
+
+def storage(settings: Settings) -> Iterator[Finding]:
+    where = f"s3://{settings.s3_bucket}" if settings.s3_bucket else str(settings.files)
+    try:
+        open_store(settings).check()
+    except NightshiftError as error:
+        yield Finding("storage", "problem", f"{where}: {error.detail}", error.hint)
+        return
+    yield Finding("storage", "ok", where)
+
+
+def crew(settings: Settings) -> Iterator[Finding]:
+    opened = Database(settings.database, pool_size=1)
+    try:
+        with opened.read() as tx:
+            known = processes.list_all(tx, settings.alive_seconds)
+    except SQLAlchemyError:
+        yield Finding("processes", "problem", "not known while the database is away")
+        return
+    finally:
+        opened.dispose()
+    commands = {
+        "scheduler": "python -m worker.scheduler",
+        "deliverer": "python -m worker.deliver",
+        "worker": "python -m worker",
+    }
+    losses = {
+        "scheduler": "Lost bells, expired leases and retries wait for it.",
+        "deliverer": "Callbacks wait for it.",
+        "worker": "Jobs wait for it.",
+    }
+    for role, command in commands.items():
+        alive = [process for process in known if process.role == role and process.alive]
+        if not alive:
+            yield Finding(role, "problem", f"no {role} is alive. {losses[role]}", f"Run: {command} (or: nightshift up)")
+        for process in alive:
+            if process.quarantined_until is not None:
+                died = ", ".join(process.crashed_jobs)
+                yield Finding(
+                    role, "warning", f"{process.name} is in quarantine: it died on {died}.", "Look at its log."
+                )
+            elif process.control != "run":
+                yield Finding(role, "warning", f"{process.name} is told to {process.control}.")
+            else:
+                doing = f", runs {process.job_id}" if process.job_id else ""
+                yield Finding(role, "ok", f"{process.name} on {process.host}{doing}")
+
+
+def engines(settings: Settings) -> Iterator[Finding]:
+    opened = Database(settings.database, pool_size=1)
+    try:
+        with opened.read() as tx:
+            workers = [p for p in processes.list_all(tx, settings.alive_seconds, "worker") if p.alive]
+    except SQLAlchemyError:
+        return
+    finally:
+        opened.dispose()
+    for spec in REGISTRY.values():
+        told = [worker.info.get("engines", {}).get(spec.name) for worker in workers]
+        known = [state for state in told if state]
+        if any(state["ready"] for state in known):
+            yield Finding("engine", "ok", f"{spec.name} ({spec.kind})")
+            continue
+        says = known[0]["missing"] if known else f"no live worker serves the lane {spec.lane}"
+        mend = (
+            known[0].get("hint", "") if known else ("Run: python -m worker" + (" --cpu" if spec.lane == "cpu" else ""))
+        )
+        yield Finding("engine", "warning", f"{spec.name} ({spec.kind}): {says}", mend)
+
+
+def api(settings: Settings) -> Iterator[Finding]:
+    try:
+        place = find(home=settings.home)
+    except NightshiftClientError:
+        yield Finding(
+            "api", "warning", "its address or the key is not known here", "Set NIGHTSHIFT_URL and NIGHTSHIFT_API_KEY."
+        )
+        return
+    try:
+        answer = httpx.get(f"{place.url}/v1/keys/me", headers={"Authorization": f"Bearer {place.api_key}"}, timeout=5.0)
+    except httpx.HTTPError as error:
+        yield Finding("api", "problem", f"{place.url}: {error}", "Run: python -m api (or: nightshift up)")
+        return
+    if answer.status_code == 401:
+        yield Finding(
+            "api", "problem", f"{place.url} does not know the key.", "Make one: nightshift key create --local NAME"
+        )
+    elif answer.status_code != 200:
+        yield Finding("api", "problem", f"{place.url} answers {answer.status_code}.", f"Look at {place.url}/readyz.")
+    else:
+        yield Finding("api", "ok", place.url)
