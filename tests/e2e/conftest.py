@@ -1,0 +1,89 @@
+"""A running `nightshift up` for the session: everything embedded, on a free port, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nightshift import Client
+from nightshift.place import find
+from tests import media
+from tests.command import Command, processes_of
+from tests.engines import ALL
+from tests.house import QUICK, wait_for
+from tests.servers.receiver import Receiver
+
+MAX_UPLOAD_BYTES = 2_000_000
+MAX_DURATION_SECONDS = 100
+
+
+@dataclass(frozen=True)
+class Up:
+    """command: in this process; shell: as a process.  receiver: an HTTP server on a private address that the operator
+    has allowed."""
+
+    home: Path
+    url: str
+    token: str
+    command: Command
+    shell: Command
+    receiver: Receiver
+    log: Path
+
+    def client(self) -> Client:
+        return Client(self.url, self.token)
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("up")
+    home, log = folder / "home", folder / "up.log"
+    receiver = Receiver()
+    receiver.start()
+    settings = {
+        **QUICK,
+        "cancel_poll_seconds": 1.0,
+        "home": home,
+        "extra_engines": ALL,
+        "allow_private_hosts": receiver.host,
+        "max_upload_bytes": MAX_UPLOAD_BYTES,
+        "max_duration_seconds": MAX_DURATION_SECONDS,
+        "fetch_timeout_seconds": 5,
+        "max_attempts": 2,
+    }
+    shell = Command(folder, **settings)
+    process = shell.start("up", "--port", 0, log=log)
+    try:
+        wait_for(lambda: "Nightshift is up." in log.read_text() or process.poll() is not None, 90)
+        assert process.poll() is None, log.read_text()
+        place = find(home=home)
+        yield Up(home, place.url, place.api_key, Command(folder, inside=True, **settings), shell, receiver, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        receiver.stop()
+    assert process.returncode == 0, log.read_text()
+    assert not processes_of(NIGHTSHIFT_HOME=home), "processes outlive `nightshift up`"
+
+
+@pytest.fixture(scope="session")
+def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of stereo, an odd number of samples."""
+    samples = media.signal(44_100, 2, 3.0, "noise")[:, :-7]
+    return media.write(tmp_path_factory.mktemp("episode") / "episode.wav", samples, 44_100)
+
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 seconds, which take the engine `slow` 9."""
+    return media.make(tmp_path_factory.mktemp("long") / "long.wav", 8000, 1, 90.0)

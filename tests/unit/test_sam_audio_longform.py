@@ -1,0 +1,141 @@
+"""Blocks in windows: what they must not depend on, and how near they come to the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from common.errors import NightshiftError
+from tests.sam_audio import Fixed, relative, tiny, tiny_folder, torch
+from worker.separation.sam_audio.anchors import anchors
+from worker.separation.sam_audio.longform import LongForm, Task
+from worker.separation.sam_audio.model import SamAudio
+from worker.separation.sam_audio.noise import noise
+from worker.separation.sam_audio.sampler import Schedule
+
+__all__ = ["tiny", "tiny_folder"]
+
+FEW = Schedule("midpoint", 2)
+TASKS = (Task(0, "man speaking"), Task(1, "a dog"), Task(0, "rain on a roof", anchors([("+", 1.0, 3.0)])))
+
+
+def finish(steps: Generator[float, None, Any]) -> tuple[list[float], Any]:
+    fractions = []
+    while True:
+        try:
+            fractions.append(next(steps))
+        except StopIteration as finished:
+            return fractions, finished.value
+
+
+@pytest.fixture(scope="module")
+def latents() -> torch.Tensor:
+    return torch.randn(2, 128, 170, generator=torch.Generator().manual_seed(5))
+
+
+def whole(model: SamAudio, latents: torch.Tensor, schedule: Schedule, seed: int = 9) -> torch.Tensor:
+    """Each task by one evaluation over all frames at a time."""
+    drawn = torch.from_numpy(noise(seed, 0, latents.shape[-1], 256))[None]
+    plain = [task for task in TASKS if not task.anchors]
+    features = model.features(latents)
+    return torch.cat(
+        [model.sample(drawn, features[[task.row]], model.text([task.description]), schedule=schedule) for task in plain]
+    )
+
+
+@pytest.mark.parametrize("scheme", ["multidiffusion", "independent"])
+def test_one_window_is_the_plain_sampler(tiny: SamAudio, latents: torch.Tensor, scheme: Any) -> None:
+    _, state = finish(LongForm(tiny, Fixed(8), window=200, scheme=scheme).separate(latents, TASKS[:2], 0, 9, FEW))
+    assert relative(state, whole(tiny, latents, FEW)) < 1e-5
+
+
+@pytest.mark.parametrize("scheme", ["multidiffusion", "independent"])
+def test_windows_come_near_the_whole(tiny: SamAudio, latents: torch.Tensor, scheme: Any) -> None:
+    """Noise by frame is what makes it so: with noise of its own for each window the error is of the order of one."""
+    schedule = Schedule("midpoint", 4)
+    form = LongForm(tiny, Fixed(8), window=60, overlap=20, scheme=scheme)
+    _, state = finish(form.separate(latents, TASKS[:2], 0, 9, schedule))
+    reference = whole(tiny, latents, schedule)
+    error = (state - reference).square().mean().sqrt() / reference.square().mean().sqrt()
+    assert float(error) < 0.05
+    other = whole(tiny, latents, schedule, seed=10)
+    assert float((other - reference).square().mean().sqrt() / reference.square().mean().sqrt()) > 0.5
+
+
+@pytest.mark.parametrize("scheme", ["multidiffusion", "independent"])
+def test_the_batch_does_not_matter(tiny: SamAudio, latents: torch.Tensor, scheme: Any) -> None:
+    results = [
+        finish(LongForm(tiny, Fixed(batch), window=60, overlap=20, scheme=scheme).separate(latents, TASKS, 50, 9, FEW))[
+            1
+        ]
+        for batch in (1, 4, 100)
+    ]
+    assert all(relative(result, results[0]) < 1e-5 for result in results[1:])
+
+
+def test_tasks_do_not_matter_to_each_other(tiny: SamAudio, latents: torch.Tensor) -> None:
+    form = LongForm(tiny, Fixed(8), window=60, overlap=20)
+    _, together = finish(form.separate(latents, TASKS, 0, 9, FEW))
+    for index, task in enumerate(TASKS):
+        _, alone = finish(form.separate(latents, [task], 0, 9, FEW))
+        assert relative(together[index : index + 1], alone) < 1e-5
+
+
+def test_marks_are_of_the_file_not_of_the_block(tiny: SamAudio, latents: torch.Tensor) -> None:
+    """The same sound and noise, marked at the same place, once as a block that begins later in the file."""
+    form = LongForm(tiny, Fixed(8), window=60, overlap=20)
+    early = Task(0, "dog", anchors([("+", 2.0, 4.0)]))
+    late = Task(0, "dog", anchors([("+", 12.0, 14.0)]))
+    unmarked = Task(0, "dog")
+    states = [finish(form.separate(latents, [task], 250, 9, FEW))[1] for task in (early, late, unmarked)]
+    assert torch.equal(states[0], states[2])
+    assert relative(states[1], states[2]) > 1e-3
+
+
+def test_progress_rises_to_the_end_and_stops_when_told(tiny: SamAudio, latents: torch.Tensor) -> None:
+    fractions, _ = finish(LongForm(tiny, Fixed(3), window=60, overlap=20).separate(latents, TASKS, 0, 9, FEW))
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    # Four windows for each of three tasks, three at a time, four evaluations.
+    assert len(fractions) == 4 * 4
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        finish(LongForm(tiny, Fixed(3), window=60, overlap=20).separate(latents, TASKS, 0, 9, FEW, check))
+
+
+def short_of_memory(model: SamAudio, most: int) -> Callable[..., Any]:
+    evaluate = model.evaluate
+
+    def limited(state: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if state.shape[0] > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return evaluate(state, *rest)
+
+    return limited
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    tiny: SamAudio, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, before = finish(LongForm(tiny, Fixed(8), window=60, overlap=20).separate(latents, TASKS, 0, 9, FEW))
+    monkeypatch.setattr(tiny, "evaluate", short_of_memory(tiny, 2))
+    form = LongForm(tiny, Fixed(8), window=60, overlap=20)
+    fractions, after = finish(form.separate(latents, TASKS, 0, 9, FEW))
+    assert relative(after, before) < 1e-5
+    # Twelve windows two at a time, four evaluations.
+    assert len(fractions) == 6 * 4
+
+
+def test_memory_for_no_window_is_an_error(
+    tiny: SamAudio, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "evaluate", short_of_memory(tiny, 0))
+    with pytest.raises(NightshiftError, match="gpu_oom"):
+        finish(LongForm(tiny, Fixed(8), window=60, overlap=20).separate(latents, TASKS, 0, 9, FEW))
