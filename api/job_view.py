@@ -22,7 +22,8 @@ def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
         reason=job.reason,
         priority="interactive" if job.interactive else "batch",
         batch=job.batch,
-        input={name: value for name, value in request["input"].items() if value is not None},
+        input=_named(request["input"]) if request.get("input") else None,
+        inputs=[_named(source) for source in request["inputs"]] if request.get("inputs") else None,
         params=dict(request["params"]),
         metadata=dict(request.get("metadata") or {}),
         callback_url=callback["url"] if callback else None,
@@ -44,6 +45,10 @@ def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
         finished_at=job.finished_at,
         updated_at=job.updated_at,
     )
+
+
+def _named(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in source.items() if value is not None}
 
 
 def outputs_view(result: Mapping[str, Any]) -> list[schemas.Output]:

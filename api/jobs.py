@@ -91,8 +91,9 @@ def submit_job(headers: SubmitHeaders, body: Any) -> Any:
     """Accepts the job and answers at once; the work is done when a worker is free. Send an `Idempotency-Key`, so that
     repeating the request after a broken connection makes no second job."""
     _check_addresses(body)
-    if body.input.upload is not None:
-        _settle_upload(body.input.upload)
+    for source in body.sources().values():
+        if source.upload is not None:
+            _settle_upload(source.upload)
     job, created = _accept(body, headers.idempotency_key)
     more = {"Location": url_for("jobs.get_job", job_id=job.id)}
     if not created:
@@ -229,8 +230,9 @@ def _accept(request: Request, idempotency_key: str | None) -> tuple[Job, bool]:
         bells: list[Bell] = []
         if submitted.created:
             # Only now: a repeated request gets its job although the upload may be gone since.
-            if request.input.upload is not None:
-                _require_ready(tx, request.input.upload)
+            for pointer, source in request.sources().items():
+                if source.upload is not None:
+                    _require_ready(tx, source.upload, f"{pointer}/upload")
             bells = _fill(tx, submitted.job.lane)
     service().ringer.ring(bells)
     released = any(bell.job_id == submitted.job.id for bell in bells)
@@ -244,19 +246,24 @@ def _fill(tx: Tx, lane: str) -> list[Bell]:
 
 def _check_addresses(request: Request) -> None:
     """Raises `url_forbidden`, `bucket_forbidden`: what can be told without asking anybody."""
-    if request.input.url is not None:
-        service().guard.check_url(request.input.url, "/input/url")
+    for pointer, source in request.sources().items():
+        if source.url is not None:
+            service().guard.check_url(source.url, f"{pointer}/url")
+        if source.s3 is not None:
+            _check_bucket(source.s3, f"{pointer}/s3")
     if request.callback is not None:
         service().guard.check_url(request.callback.url, "/callback/url")
-    if request.input.s3 is not None:
-        bucket = request.input.s3.removeprefix("s3://").partition("/")[0]
-        if bucket not in service().settings.s3_input_buckets:
-            raise NightshiftError(
-                "bucket_forbidden",
-                f"The bucket {bucket} is not one that inputs may come from.",
-                hint="The operator lists such buckets in NIGHTSHIFT_S3_INPUT_BUCKETS.",
-                pointer="/input/s3",
-            )
+
+
+def _check_bucket(uri: str, pointer: str) -> None:
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    if bucket not in service().settings.s3_input_buckets:
+        raise NightshiftError(
+            "bucket_forbidden",
+            f"The bucket {bucket} is not one that inputs may come from.",
+            hint="The operator lists such buckets in NIGHTSHIFT_S3_INPUT_BUCKETS.",
+            pointer=pointer,
+        )
 
 
 def _settle_upload(upload_id: str) -> None:
@@ -271,16 +278,16 @@ def _settle_upload(upload_id: str) -> None:
                 raise
 
 
-def _require_ready(tx: Tx, upload_id: str) -> None:
+def _require_ready(tx: Tx, upload_id: str, pointer: str) -> None:
     upload = upload_rows.get(tx, upload_id, caller().id)
     if upload is None:
-        raise NightshiftError("input_missing", "There is no such upload.", pointer="/input/upload")
+        raise NightshiftError("input_missing", "There is no such upload.", pointer=pointer)
     if upload.state != "ready":
         raise NightshiftError(
             "upload_incomplete",
             f"The {upload.size} bytes that were announced are not there.",
             hint="Send them to the address that the announcement gave, then submit again.",
-            pointer="/input/upload",
+            pointer=pointer,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
@@ -46,7 +47,7 @@ def get_results(job_id: str) -> Any:
         )
     seconds = service().settings.link_seconds
     expires = datetime.now(UTC) + timedelta(seconds=seconds)
-    stem = PurePosixPath((job.result.get("input") or {}).get("filename") or job.id).stem
+    stem = PurePosixPath(_filename(job.result) or job.id).stem
     keys = [output["key"] for output in job.result["outputs"]]
     linked = [
         schemas.LinkedOutput(
@@ -57,7 +58,7 @@ def get_results(job_id: str) -> Any:
     return schemas.Results(
         job=job.id,
         engine=job.result.get("engine"),
-        input=job.result.get("input"),
+        inputs=job.result.get("inputs") or [],
         outputs=linked,
         warnings=[schemas.Warning(**warning) for warning in job.result.get("warnings", [])],
         metrics=dict(job.result.get("metrics") or {}),
@@ -117,3 +118,9 @@ def _link(key: str, seconds: int, filename: str) -> str:
 
 def _serializer() -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(service().signing_key, salt="file")
+
+
+def _filename(result: Mapping[str, Any]) -> str | None:
+    """Of the only input."""
+    inputs = result.get("inputs") or []
+    return inputs[0]["filename"] if len(inputs) == 1 else None

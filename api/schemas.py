@@ -118,7 +118,8 @@ class Job(Model):
     reason: Reason = Field(description="Why it is in that state")
     priority: Literal["interactive", "batch"]
     batch: str | None
-    input: dict[str, Any] = Field(description="As it was submitted")
+    input: dict[str, Any] | None = Field(description="As it was submitted")
+    inputs: list[dict[str, Any]] | None = Field(description="As they were submitted, where there may be several")
     params: dict[str, Any] = Field(description="As it was submitted, with the defaults")
     metadata: dict[str, str]
     callback_url: str | None
@@ -169,7 +170,7 @@ class LinkedOutput(Output):
 class Results(Model):
     job: str
     engine: dict[str, Any] | None = Field(description="Name and version of the engine that ran")
-    input: dict[str, Any] | None = Field(description="What was processed: filename, bytes, sha256")
+    inputs: list[dict[str, Any]] = Field(description="What was processed: filename, bytes, sha256 of each")
     outputs: list[LinkedOutput]
     warnings: list[Warning]
     metrics: dict[str, Any]

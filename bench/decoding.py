@@ -18,7 +18,7 @@ from bench.figures import Figure, Goal, figure, in_turns
 from bench.scale import Scale
 from common.params import SeparationParams
 from tests import media
-from worker.engine import Limits, Metrics, Work
+from worker.engine import Limits, Metrics, Source, Work
 from worker.media.decode import AudioReader
 from worker.separation.rnnoise import RNNoiseEngine
 
@@ -77,6 +77,11 @@ def _channels(folder: Path, scale: Scale) -> Figure:
 def _separate(path: Path) -> float:
     """Seconds of computing, as the engine itself counts them."""
     with place.folder() as scratch:
-        work = Work("job_bench", SeparationParams.model_validate({"prompts": ["speech"]}), path, scratch)
+        work = Work(
+            "job_bench",
+            SeparationParams.model_validate({"prompts": ["speech"]}),
+            (Source(path, path.name, path.stat().st_size, ""),),
+            scratch,
+        )
         found = [event.values for event in RNNoiseEngine().run(work) if isinstance(event, Metrics)]
     return float(found[-1]["compute_seconds"])

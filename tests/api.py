@@ -172,7 +172,7 @@ class Api:
             "outputs": outputs,
             "warnings": [{"code": "shortfall", "message": "It ended early."}],
             "metrics": {"seconds": 1.0},
-            "input": {"filename": "épisode 1.wav", "bytes": 9, "sha256": "0" * 64},
+            "inputs": [{"filename": "épisode 1.wav", "bytes": 9, "sha256": "0" * 64}],
             "engine": {"name": "rnnoise", "version": "1"},
         }
         with self.database.write() as tx:

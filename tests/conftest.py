@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from common import engines
 from tests.databases import (
     database,
     database_url,
@@ -52,6 +54,18 @@ __all__ = [
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), print_blob=True)
 settings.load_profile("ci" if in_ci() else "default")
+
+
+@pytest.fixture(autouse=True)
+def _undisturbed() -> Iterator[None]:
+    """What belongs to the whole process is left as it was found: the engines it knows, and where its log goes."""
+    known, root = dict(engines.REGISTRY), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    engines.REGISTRY.clear()
+    engines.REGISTRY.update(known)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

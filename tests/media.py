@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,8 @@ from typing import Literal
 import av
 import numpy as np
 import soundfile
+
+from worker.engine import Source
 
 Content = Literal["tone", "noise", "silence", "sweep"]
 
@@ -68,6 +71,13 @@ def make(
 ) -> Path:
     """Writes a generated signal, see `signal` and `write`."""
     return write(path, signal(rate, channels, seconds, content, seed), rate, depth, **tags)
+
+
+def sources(*paths: Path) -> tuple[Source, ...]:
+    """Local files as an engine gets them."""
+    return tuple(
+        Source(path, path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths
+    )
 
 
 def truncate(path: Path, share: float) -> Path:

@@ -94,21 +94,38 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Source:
+    """An input on this machine. filename: its own, for people.  size: bytes.  sha256: hex."""
+
+    path: Path
+    filename: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Work:
     """One job as an engine sees it.
 
+    sources: the inputs in the request's order; none where the request is all there is.
     check: raises when the job must stop (cancelled, lease lost); to be called at least every few seconds.
     block_seconds: overrides the engine's own block length.
     """
 
     job_id: str
     params: BaseModel
-    source: Path
+    sources: tuple[Source, ...]
     scratch: Path
     blocks: Blocks = field(default_factory=NoBlocks)
     limits: Limits = Limits()
     check: Callable[[], None] = lambda: None
     block_seconds: float | None = None
+
+    @property
+    def source(self) -> Source:
+        """The only input."""
+        (one,) = self.sources
+        return one
 
 
 @dataclass(frozen=True)

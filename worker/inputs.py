@@ -14,24 +14,15 @@ from common.errors import NightshiftError
 from common.jobs import query
 from common.jobs.job import Job
 from common.outbound.fetch import fetch
-from common.params import Input
+from common.params import Input, sources_of
 from common.settings import Settings
 from common.storage.store import Store
+from worker.engine import Source
 from worker.media.probe import sha256_file
 
 _CHUNK = 1 << 20
 
 Tell = Callable[[int, int | None], None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A job's input on this machine. size: bytes.  sha256: hex."""
-
-    path: Path
-    filename: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -42,26 +33,45 @@ class Inputs:
     database: Database
     store: Store
 
-    def bring(self, job: Job, folder: Path, tell: Tell, check: Callable[[], None]) -> Source:
-        """The input in `folder`.
+    def bring(self, job: Job, folder: Path, tell: Tell, check: Callable[[], None]) -> tuple[Source, ...]:
+        """The job's inputs in `folder`, in the request's order.
 
         Raises `input_*`, `too_large`, `empty_input`, `url_forbidden`, `bucket_forbidden`, `storage_failed`.
         """
-        wanted = Input.model_validate(job.request["input"])
-        target = folder / "input"
+        wanted = sources_of(job.request)
+        return tuple(
+            _Fetch(self, job, pointer, source, folder / f"input-{number}", tell, check).run()
+            for number, (pointer, source) in enumerate(wanted.items())
+        )
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """One input on its way."""
+
+    inputs: Inputs
+    job: Job
+    pointer: str
+    wanted: Input
+    target: Path
+    tell: Tell
+    check: Callable[[], None]
+
+    def run(self) -> Source:
+        wanted, target = self.wanted, self.target
         declared: str | None = None
         if wanted.url is not None:
-            name = self._from_url(wanted.url, target, tell, check)
+            name = self._from_url(wanted.url)
         elif wanted.s3 is not None:
-            name = self._from_bucket(wanted.s3, target, tell, check)
+            name = self._from_bucket(wanted.s3)
         elif wanted.upload is not None:
-            name, declared = self._from_upload(job, wanted.upload, target, tell, check)
+            name, declared = self._from_upload(wanted.upload)
         else:
-            name = self._from_job(job, wanted, target, tell, check)
+            name = self._from_job()
         size = target.stat().st_size
         if size == 0:
             raise NightshiftError(
-                "empty_input", "The input has no bytes.", hint="Send the file again.", pointer="/input"
+                "empty_input", "The input has no bytes.", hint="Send the file again.", pointer=self.pointer
             )
         digest = sha256_file(target)
         if declared is not None and digest != declared:
@@ -69,74 +79,77 @@ class Inputs:
                 "input_altered",
                 f"The upload's SHA-256 is {digest}, not the declared {declared}.",
                 hint="Upload the file again.",
-                pointer="/input/upload",
+                pointer=f"{self.pointer}/upload",
             )
         return Source(target, name, size, digest)
 
-    def _from_url(self, url: str, target: Path, tell: Tell, check: Callable[[], None]) -> str:
+    def _from_url(self, url: str) -> str:
+        settings = self.inputs.settings
         fetched = fetch(
             url,
-            target,
-            max_bytes=self.settings.max_upload_bytes,
-            deadline_seconds=self.settings.fetch_timeout_seconds,
-            allow_hosts=self.settings.allow_private_hosts,
-            check=check,
-            on_progress=tell,
+            self.target,
+            max_bytes=settings.max_upload_bytes,
+            deadline_seconds=settings.fetch_timeout_seconds,
+            allow_hosts=settings.allow_private_hosts,
+            check=self.check,
+            on_progress=self.tell,
         )
         return fetched.filename or "input"
 
-    def _from_bucket(self, uri: str, target: Path, tell: Tell, check: Callable[[], None]) -> str:
+    def _from_bucket(self, uri: str) -> str:
         # boto3 is only needed here; the embedded stack does without.
         from common.storage.s3_inputs import S3Inputs
 
-        with S3Inputs(self.settings).open(uri) as found:
-            self._copy(found.stream, found.size, target, tell, check)
+        with S3Inputs(self.inputs.settings).open(uri) as found:
+            self._copy(found.stream, found.size)
         return found.key.rsplit("/", 1)[-1]
 
-    def _from_upload(
-        self, job: Job, upload_id: str, target: Path, tell: Tell, check: Callable[[], None]
-    ) -> tuple[str, str | None]:
-        with self.database.read() as tx:
-            upload = uploads.get(tx, upload_id, job.key_id)
+    def _from_upload(self, upload_id: str) -> tuple[str, str | None]:
+        with self.inputs.database.read() as tx:
+            upload = uploads.get(tx, upload_id, self.job.key_id)
         if upload is None:
-            raise NightshiftError("input_missing", f"The upload {upload_id} is gone.", pointer="/input/upload")
-        self._from_store(upload.storage_key, target, tell, check)
+            raise NightshiftError("input_missing", f"The upload {upload_id} is gone.", pointer=f"{self.pointer}/upload")
+        self._from_store(upload.storage_key)
         return upload.filename, upload.sha256
 
-    def _from_job(self, job: Job, wanted: Input, target: Path, tell: Tell, check: Callable[[], None]) -> str:
+    def _from_job(self) -> str:
+        wanted = self.wanted
         assert wanted.job is not None
-        with self.database.read() as tx:
-            other = query.get(tx, wanted.job, job.key_id)
+        with self.inputs.database.read() as tx:
+            other = query.get(tx, wanted.job, self.job.key_id)
         found = output(other.result, wanted.output) if other is not None and other.result else None
         if found is None:
             raise NightshiftError(
-                "input_missing", f"The job {wanted.job} has no output {wanted.output!r}.", pointer="/input/output"
+                "input_missing",
+                f"The job {wanted.job} has no output {wanted.output!r}.",
+                pointer=f"{self.pointer}/output",
             )
-        self._from_store(found["key"], target, tell, check)
+        self._from_store(found["key"])
         return str(found["filename"])
 
-    def _from_store(self, key: str, target: Path, tell: Tell, check: Callable[[], None]) -> None:
-        stat = self.store.stat(key)
+    def _from_store(self, key: str) -> None:
+        store = self.inputs.store
+        stat = store.stat(key)
         if stat is None:
-            raise NightshiftError("input_missing", "The input's file is gone from the storage.", pointer="/input")
-        with self.store.open(key) as stream:
-            self._copy(stream, stat.size, target, tell, check)
+            raise NightshiftError("input_missing", "The input's file is gone from the storage.", pointer=self.pointer)
+        with store.open(key) as stream:
+            self._copy(stream, stat.size)
 
-    def _copy(self, stream: BinaryIO, size: int, target: Path, tell: Tell, check: Callable[[], None]) -> None:
-        limit = self.settings.max_upload_bytes
+    def _copy(self, stream: BinaryIO, size: int) -> None:
+        limit = self.inputs.settings.max_upload_bytes
         if size > limit:
             raise NightshiftError(
-                "too_large", f"The input has {size} bytes; at most {limit} are allowed.", pointer="/input"
+                "too_large", f"The input has {size} bytes; at most {limit} are allowed.", pointer=self.pointer
             )
-        if shutil.disk_usage(target.parent).free < size + (256 << 20):
+        if shutil.disk_usage(self.target.parent).free < size + (256 << 20):
             raise NightshiftError("unavailable", "The worker's disk is full.", hint="Free space in its scratch folder.")
         done = 0
-        with target.open("wb") as file:
+        with self.target.open("wb") as file:
             while chunk := stream.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                check()
-                tell(done, size)
+                self.check()
+                self.tell(done, size)
 
 
 def output(result: Mapping[str, Any], name: str | None) -> Mapping[str, Any] | None:

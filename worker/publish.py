@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,17 @@ from worker.media.probe import sha256_file
 _BLOCK_TYPE = "application/octet-stream"
 
 
-def fingerprint(job: Job, engine_version: str, input_sha256: str, block_seconds: float | None) -> str:
-    """Of everything that decides what a block holds: blocks under another fingerprint are not used."""
+def fingerprint(job: Job, engine_version: str, inputs: Sequence[str], block_seconds: float | None) -> str:
+    """Of everything that decides what a block holds: blocks under another fingerprint are not used.
+
+    inputs: SHA-256 of each.
+    """
     decides = {
         "kind": job.kind,
         "engine": job.engine,
         "version": engine_version,
         "params": job.request["params"],
-        "input": input_sha256,
+        "inputs": list(inputs),
         "block_seconds": block_seconds,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]

@@ -19,14 +19,14 @@ from common.engines import EngineSpec, Kind, lookup
 from common.errors import NightshiftError
 from common.jobs import events, finish, queueing, running
 from common.jobs.job import Job, LeaseLost
-from common.params import PARAMS
+from common.params import parse_request
 from common.queue import Ringer
 from common.settings import Settings
 from common.states import Reason
 from common.storage.store import Store
 from worker.card import Card
-from worker.engine import Artifact, BlockDone, Engine, Limits, Metrics, Note, Progress, Work
-from worker.inputs import Inputs, Source
+from worker.engine import Artifact, BlockDone, Engine, Limits, Metrics, Note, Progress, Source, Work
+from worker.inputs import Inputs
 from worker.media.overlap import Behind
 from worker.outcome import (
     Cancelled,
@@ -183,14 +183,14 @@ class _Attempt:
 
     def perform(self) -> Outcome:
         """The way of a job, as design.md tells it. Raises what ends it early."""
-        source = self._fetch()
+        sources = self._fetch()
         spec = lookup(self._job.engine, Kind(self._job.kind))
         engine = self._load(spec)
-        work, publisher = self._prepare(engine, source)
+        work, publisher = self._prepare(engine, sources)
         outcome = self._compute(engine, work, publisher)
-        return outcome or Succeeded(self._result(engine, source))
+        return outcome or Succeeded(self._result(engine, sources))
 
-    def _fetch(self) -> Source:
+    def _fetch(self) -> tuple[Source, ...]:
         def tell(done: int, total: int | None) -> None:
             self._watch.moved({"phase": "fetch", "done": done, "total": total, "unit": "bytes"})
 
@@ -205,9 +205,9 @@ class _Attempt:
         self._watch.check()
         return engine
 
-    def _prepare(self, engine: Engine, source: Source) -> tuple[Work, Publisher]:
+    def _prepare(self, engine: Engine, sources: tuple[Source, ...]) -> tuple[Work, Publisher]:
         settings, job = self._runner.settings, self._job
-        mark = fingerprint(job, engine.version, source.sha256, settings.block_seconds)
+        mark = fingerprint(job, engine.version, [source.sha256 for source in sources], settings.block_seconds)
         with self._runner.database.read() as tx:
             found = running.finished_blocks(tx, job.id, mark)
         if found:
@@ -216,8 +216,8 @@ class _Attempt:
         scratch.mkdir()
         work = Work(
             job_id=job.id,
-            params=PARAMS[Kind(job.kind)].model_validate(job.request["params"]),
-            source=source.path,
+            params=parse_request(dict(job.request)).params,
+            sources=sources,
             scratch=scratch,
             blocks=StoredBlocks(self._runner.store, found, self._folder),
             limits=Limits(settings.max_duration_seconds, settings.max_channels, settings.max_pixels),
@@ -266,13 +266,13 @@ class _Attempt:
         with self._runner.database.write() as tx:
             events.log(tx, self._job.id, note.level, note.code, note.message)
 
-    def _result(self, engine: Engine, source: Source) -> dict[str, Any]:
+    def _result(self, engine: Engine, sources: tuple[Source, ...]) -> dict[str, Any]:
         self._watch.check()
         return {
             "outputs": self._outputs,
             "warnings": self._warnings,
             "metrics": {**self._metrics, "seconds": round(time.monotonic() - self._started, 3)},
-            "input": {"filename": source.filename, "bytes": source.size, "sha256": source.sha256},
+            "inputs": [{"filename": s.filename, "bytes": s.size, "sha256": s.sha256} for s in sources],
             "engine": {"name": engine.name, "version": engine.version},
         }
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from common.db.engine import Tx
 from common.db.tables import blocks, jobs, processes, sweeps
-from common.errors import CATALOGUE
-from common.jobs import callbacks, events
+from common.errors import CATALOGUE, NightshiftError
+from common.jobs import callbacks, events, upstreams
 from common.jobs.job import Job, Lease, LeaseLost
 from common.jobs.running import held
+from common.params import sources_of
 from common.states import Reason, State, Verb, sources
 from common.storage import keys as layout
 
@@ -41,11 +42,14 @@ def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any]) -> Job:
     job = Job.from_row(row)
     tx.execute(delete(blocks).where(blocks.c.job_id == job.id))
     sweep(tx, layout.blocks_folder(job.id))
-    tx.execute(
+    woken = tx.execute(
         update(jobs)
         .where(jobs.c.upstream == job.id, jobs.c.state == State.WAITING)
         .values(upstream=None, reason=Reason.SUBMITTED, updated_at=tx.now())
+        .returning(jobs)
     )
+    for downstream in woken.all():
+        _wait_on(tx, Job.from_row(downstream))
     # A worker that gets a job through is no suspect.
     tx.execute(
         update(processes)
@@ -197,19 +201,38 @@ def _ended(tx: Tx, job: Job) -> None:
         _fail_downstream(tx, job)
 
 
+def _wait_on(tx: Tx, job: Job) -> None:
+    """What was woken by one of several upstreams waits for the next, or fails with it."""
+    sources = sources_of(job.request)
+    if sum(source.job is not None for source in sources.values()) < 2:
+        return
+    try:
+        upstream = upstreams.unfinished(tx, job.key_id, sources)
+    except NightshiftError as error:
+        _fail_waiting(tx, jobs.c.id == job.id, error.as_job_error())
+        return
+    if upstream is not None:
+        tx.execute(update(jobs).where(jobs.c.id == job.id).values(upstream=upstream, reason=Reason.UPSTREAM))
+
+
 def _fail_downstream(tx: Tx, upstream: Job) -> None:
+    error = {
+        "code": "upstream_failed",
+        "message": f"The job {upstream.id}, whose output this one needs, is {upstream.state}.",
+        "retryable": False,
+        "hint": "Mend and retry that job, then retry this one.",
+        "upstream": {"job": upstream.id, "state": upstream.state, "error": dict(upstream.error or {}) or None},
+    }
+    _fail_waiting(tx, jobs.c.upstream == upstream.id, error)
+
+
+def _fail_waiting(tx: Tx, which: ColumnElement[bool], error: Mapping[str, Any]) -> None:
     rows = tx.execute(
         update(jobs)
-        .where(jobs.c.upstream == upstream.id, jobs.c.state == State.WAITING)
+        .where(which, jobs.c.state == State.WAITING)
         .values(
             state=State.FAILED, reason=Reason.UPSTREAM_FAILED, upstream=None, finished_at=tx.now(), updated_at=tx.now(),
-            error={
-                "code": "upstream_failed",
-                "message": f"The job {upstream.id}, whose output this one needs, is {upstream.state}.",
-                "retryable": False,
-                "hint": "Mend and retry that job, then retry this one.",
-                "upstream": {"job": upstream.id, "state": upstream.state, "error": dict(upstream.error or {}) or None},
-            },
+            error=dict(error),
         )
         .returning(jobs)
     )  # fmt: skip

@@ -14,10 +14,10 @@ from ulid import ULID
 from common.db.engine import Tx
 from common.db.tables import PRIORITIES, jobs, keys
 from common.errors import NightshiftError
-from common.jobs import events
+from common.jobs import events, upstreams
 from common.jobs.job import Job
 from common.params import Request, parse_request
-from common.states import ACTIVE, Reason, State, Verb, sources
+from common.states import Reason, State, Verb, sources
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def submit(
         if earlier is not None:
             return Submitted(earlier, created=False)
     _check_quota(tx, key_id, default_quota)
-    upstream = _upstream(tx, key_id, request) if request.input.job else None
+    upstream = upstreams.unfinished(tx, key_id, request.sources())
     values: dict[str, Any] = {
         "id": f"job_{ULID()}",
         "key_id": key_id,
@@ -97,7 +97,7 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
         )
     _check_quota(tx, old.key_id, default_quota)
     request = parse_request(dict(old.request))
-    upstream = _upstream(tx, old.key_id, request) if request.input.job else None
+    upstream = upstreams.unfinished(tx, old.key_id, request.sources())
     row = tx.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.state.in_(sources(Verb.RESUBMIT)))
@@ -143,32 +143,3 @@ def _check_quota(tx: Tx, key_id: str, default_quota: int) -> None:
             f"{quota} jobs of this key are unfinished, which is its quota.",
             hint="Wait for some to finish, cancel some, or ask the operator for more.",
         )
-
-
-def _upstream(tx: Tx, key_id: str, request: Request) -> str | None:
-    """The job to wait for; None where its output is there already."""
-    wanted = request.input.job
-    # Locked, so that it cannot end between this look and our insert without waking us.
-    row = tx.execute(
-        select(jobs.c.state, jobs.c.result)
-        .where(jobs.c.id == wanted, jobs.c.key_id == key_id)
-        .with_for_update(read=True)
-    ).one_or_none()
-    if row is None:
-        raise NightshiftError("input_missing", f"There is no job {wanted}.", pointer="/input/job")
-    state = State(row.state)
-    if state in ACTIVE:
-        return wanted
-    if state is not State.SUCCEEDED:
-        raise NightshiftError(
-            "upstream_failed", f"The job {wanted} is {state}.", hint="Retry that job first.", pointer="/input/job"
-        )
-    names = [output["name"] for output in row.result["outputs"]]
-    if request.input.output not in names:
-        raise NightshiftError(
-            "input_missing",
-            f"The job {wanted} has no output {request.input.output!r}.",
-            hint=f"It has: {', '.join(names)}.",
-            pointer="/input/output",
-        )
-    return None

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Discriminator, Tag, TypeAdapter
 
 from common.engines import Kind
-from common.params.base import Callback, Input, Params, Request, Strict
+from common.params.base import Callback, Input, MediaRequest, Params, Request, Strict, sources_of
 from common.params.separation import AudioOutput, Prompt, SeparationParams, SeparationRequest
 
 __all__ = [
-    "PARAMS", "AudioOutput", "Callback", "Input", "JobRequest", "Params", "Prompt", "Request", "SeparationParams",
-    "SeparationRequest", "Strict", "parse_request",
+    "AudioOutput", "Callback", "Input", "JobRequest", "MediaRequest", "Params", "Prompt", "Request",
+    "SeparationParams", "SeparationRequest", "Strict", "parse_request", "sources_of",
 ]  # fmt: skip
 
-JobRequest = SeparationRequest
-"""The request of any kind, told apart by `kind`; to be validated through `parse_request` or a TypeAdapter."""
 
-PARAMS: dict[Kind, type[Params]] = {Kind.SEPARATION: SeparationParams}
+def _kind(value: Any) -> Any:
+    """A request that does not say its kind asks for separation."""
+    return value.get("kind", Kind.SEPARATION) if isinstance(value, dict) else getattr(value, "kind", Kind.SEPARATION)
+
+
+JobRequest = Annotated[
+    Annotated[SeparationRequest, Tag(Kind.SEPARATION)],
+    Discriminator(_kind),
+]
+"""The request of any kind, told apart by `kind`; to be validated through `parse_request` or a TypeAdapter."""
 
 _adapter: TypeAdapter[Request] = TypeAdapter(JobRequest)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -68,7 +69,6 @@ class Request(Strict):
 
     kind: str
     engine: str = Field(max_length=64)
-    input: Input
     params: Params
     priority: Literal["interactive", "batch"] = "interactive"
     batch: str | None = Field(None, min_length=1, max_length=120, description="A label that groups jobs")
@@ -88,8 +88,30 @@ class Request(Strict):
         except OverflowError as error:
             raise ValueError("the deadline lies outside the calendar") from error
 
+    def sources(self) -> dict[str, Input]:
+        """The media the job reads, in its order, each by the JSON pointer to where the request names it."""
+        return sources_of({name: getattr(self, name, None) for name in ("input", "inputs")})
+
     def spec(self) -> EngineSpec:
         """The engine asked for. Raises `unknown_engine`, `engine_unsupported`."""
         spec = lookup(self.engine, Kind(self.kind))
         self.params.check(spec)
         return spec
+
+
+class MediaRequest(Request):
+    """A request with exactly one input."""
+
+    input: Input
+
+
+def sources_of(body: Mapping[str, Any]) -> dict[str, Input]:
+    """The media that a request's body names, by JSON pointer: in `input`, `inputs`, both or neither, whatever its kind.
+
+    For stored requests, which an older version of the service may have accepted.
+    """
+    named: dict[str, Any] = {}
+    if body.get("input") is not None:
+        named["/input"] = body["input"]
+    named |= {f"/inputs/{i}": value for i, value in enumerate(body.get("inputs") or ())}
+    return {pointer: Input.model_validate(value) for pointer, value in named.items()}

@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 
 from common.engines import DEFAULTS, EngineSpec, Kind, able
 from common.errors import NightshiftError
-from common.params.base import Description, Name, Params, Request, Strict, slug
+from common.params.base import Description, MediaRequest, Name, Params, Strict, slug
 
 
 def _ordered(span: tuple[str, float, float]) -> tuple[str, float, float]:
@@ -106,7 +106,7 @@ class SeparationParams(Params):
             )
 
 
-class SeparationRequest(Request):
+class SeparationRequest(MediaRequest):
     """Separates sounds out of a recording."""
 
     kind: Literal["separation"] = "separation"

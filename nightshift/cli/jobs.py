@@ -127,10 +127,9 @@ def one_job(
             show.as_json({**job.body, "events": events} if log else job.body)
             return
         show.out.print(f"[bold]{job.id}[/] ", show.state(job), f"({job.body['reason']})")
-        wanted = ", ".join(prompt["description"] for prompt in job.body["params"]["prompts"])
         rows = [
-            ("engine", f"{job.body['engine']}: {wanted}"),
-            ("input", ", ".join(f"{name} {value}" for name, value in job.body["input"].items())),
+            ("engine", f"{job.body['engine']}: {show.wanted(job)}" if show.wanted(job) else job.body["engine"]),
+            ("input", show.inputs(job)),
             ("progress", show.progress(job)),
             (
                 "attempts",

@@ -121,3 +121,16 @@ def _more(told: dict[str, Any]) -> str:
     blocks = f"block {told.get('block') or 0}/{told['blocks']}" if told.get("blocks") else ""
     left = f"{duration(told['eta_seconds'])} left" if told.get("eta_seconds") is not None else ""
     return "  ".join(part for part in (blocks, left) if part)
+
+
+def inputs(job: Job) -> str:
+    """What a job reads, as it was submitted: `upload upl_…; url https://…`."""
+    named = [job.body["input"]] if job.body["input"] else job.body["inputs"] or []
+    return "; ".join(", ".join(f"{name} {value}" for name, value in source.items()) for source in named)
+
+
+def wanted(job: Job) -> str:
+    """What a job is to do, in a few words."""
+    return ", ".join(
+        prompt["description"] for prompt in job.body["params"].get("prompts", ()) if "description" in prompt
+    )

@@ -123,8 +123,8 @@ class Night:
         """Workers whose job has finished blocks, has blocks left, and was not hit before: two deaths on the same block
         are, rightly, held against the job."""
         here = (jobs.c.state == State.RUNNING, jobs.c.losses == 0, jobs.c.blocks_done.between(1, BLOCKS - 4))
-        with self.database.read() as tx:
-            return list(tx.execute(select(jobs.c.worker).where(*here)).scalars())
+        # The fault before may have been PostgreSQL's end: its pooled connections are dead.
+        return self.database.run(lambda tx: list(tx.execute(select(jobs.c.worker).where(*here)).scalars()))
 
     # --- The faults ---------------------------------------------------------------------------------------------------
 
@@ -285,19 +285,19 @@ def _in_spite(look: Callable[[], int]) -> int:
 
 
 def _state(night: Night, job_id: str) -> State:
-    with night.database.read() as tx:
-        return State(tx.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one())
+    return State(
+        night.database.run(lambda tx: tx.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one())
+    )
 
 
 def _all_end(night: Night) -> None:
     def open_jobs() -> list[object]:
-        with night.database.read() as tx:
-            rows = tx.execute(select(jobs.c.id, jobs.c.state, jobs.c.reason).where(jobs.c.finished_at.is_(None)))
-            return [tuple(row) for row in rows]
+        which = select(jobs.c.id, jobs.c.state, jobs.c.reason).where(jobs.c.finished_at.is_(None))
+        return night.database.run(lambda tx: [tuple(row) for row in tx.execute(which)])
 
     def open_callbacks() -> int:
-        with night.database.read() as tx:
-            return len(tx.execute(select(callbacks.c.id).where(callbacks.c.state == "pending")).all())
+        pending = select(callbacks.c.id).where(callbacks.c.state == "pending")
+        return night.database.run(lambda tx: len(tx.execute(pending).all()))
 
     try:
         wait_for(lambda: not open_jobs(), 120)

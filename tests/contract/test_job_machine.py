@@ -121,7 +121,7 @@ MUTANTS: dict[str, Mutant] = {
     "resubmit of what has succeeded": Mutant(
         submit, "resubmit",
         (
-            ("old.state not in sources(Verb.RESUBMIT)", "old.state in ACTIVE"),
+            ("old.state not in sources(Verb.RESUBMIT)", "not old.terminal"),
             ("jobs.c.state.in_(sources(Verb.RESUBMIT))", "jobs.c.finished_at.is_not(None)"),
             ("state=State.WAITING,", "state=State.WAITING, result=None, result_attempt=None,"),
         ),

@@ -20,6 +20,7 @@ from torchaudio.models import hdemucs_high  # noqa: E402
 from common.engines import REGISTRY, able, lookup  # noqa: E402
 from common.errors import NightshiftError  # noqa: E402
 from common.params import SeparationParams  # noqa: E402
+from tests import media  # noqa: E402
 from tests.hdemucs import SEGMENTS, TinyEngine, network, write_weights  # noqa: E402
 from worker.engine import Artifact, BlockDone, Host, NoBlocks, Work  # noqa: E402
 from worker.separation import hdemucs  # noqa: E402
@@ -255,7 +256,7 @@ def test_the_real_network_gives_what_it_gives_alone(real: HDemucs, host: Host) -
 
 
 def run(engine: HDemucsEngine, source: Path, scratch: Path, asked: SeparationParams, **given: Any) -> list[Any]:
-    return list(engine.run(Work("job", asked, source, scratch, **given)))
+    return list(engine.run(Work("job", asked, media.sources(source), scratch, **given)))
 
 
 def outputs(events: list[Any]) -> dict[str, np.ndarray]:
@@ -299,7 +300,7 @@ class Kept(NoBlocks):
 def test_a_resumed_job_gives_the_same_bytes(engine: TinyEngine, song: Path, tmp_path: Path) -> None:
     asked = params("drums")
     whole = run(engine, song, tmp_path / "a", asked, block_seconds=2.0)
-    half = engine.run(Work("job", asked, song, tmp_path / "b", block_seconds=2.0))
+    half = engine.run(Work("job", asked, media.sources(song), tmp_path / "b", block_seconds=2.0))
     kept: list[BlockDone] = []
     while len(kept) < 1:
         if isinstance(event := next(half), BlockDone):

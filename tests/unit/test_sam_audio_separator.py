@@ -14,6 +14,7 @@ import soundfile
 from common.engines import REGISTRY, EngineSpec, Kind, Lane, Weights
 from common.errors import NightshiftError
 from common.params import SeparationParams
+from tests import media
 from tests.sam_audio import Fixed, relative, tiny, tiny_folder, torch
 from worker.engine import Artifact, BlockDone, Host, Metrics, Work
 from worker.separation.pipeline import SeparationEngine
@@ -164,7 +165,9 @@ def test_a_recording_goes_through_the_pipeline_and_resumes_to_the_same(
     blocks: dict[int, dict[str, Path]] = {}
 
     def run(scratch: str, kept: Mapping[int, Mapping[str, Path]]) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
-        work = Work("j", wanted, tmp_path / "in.wav", tmp_path / scratch, Finished(kept), block_seconds=4.0)
+        work = Work(
+            "j", wanted, media.sources(tmp_path / "in.wav"), tmp_path / scratch, Finished(kept), block_seconds=4.0
+        )
         tracks, metrics = {}, {}
         for event in engine.run(work):
             match event:

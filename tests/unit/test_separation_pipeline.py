@@ -16,6 +16,7 @@ from PIL import Image
 
 from common.errors import NightshiftError
 from common.params import SeparationParams
+from tests import media
 from worker.engine import Artifact, BlockDone, Blocks, Event, Metrics, NoBlocks, Note, Progress, Work
 from worker.media.child import Child
 from worker.media.resample import resampled_length
@@ -71,7 +72,7 @@ def params(**given: Any) -> SeparationParams:
 
 
 def work(source: Path, scratch: Path, **given: Any) -> Work:
-    return Work("job", given.pop("params", params()), source, scratch, **{"block_seconds": 1.0, **given})
+    return Work("job", given.pop("params", params()), media.sources(source), scratch, **{"block_seconds": 1.0, **given})
 
 
 def engine(**given: Any) -> SeparationEngine:

@@ -14,6 +14,7 @@ import soxr
 
 from common.engines import lookup
 from common.params import SeparationParams
+from tests import media
 from worker.engine import Artifact, BlockDone, Host, NoBlocks, Work
 from worker.media.measure import si_sdr
 from worker.media.speech import available, speech
@@ -169,8 +170,12 @@ class Kept(NoBlocks):
 def test_a_resumed_job_gives_the_same_bytes(tmp_path: Path, finished: int) -> None:
     mix = 0.2 * (pink_noise(3 * 22_050 + 777, 1, 5) * np.linspace(0.1, 1, 3 * 22_050 + 777))
     soundfile.write(tmp_path / "in.wav", mix.T, 22_050)
-    whole = list(RNNoiseEngine(HOST).run(Work("a", PARAMS, tmp_path / "in.wav", tmp_path / "a", block_seconds=1)))
-    run = RNNoiseEngine(HOST).run(Work("a", PARAMS, tmp_path / "in.wav", tmp_path / "b", block_seconds=1))
+    whole = list(
+        RNNoiseEngine(HOST).run(Work("a", PARAMS, media.sources(tmp_path / "in.wav"), tmp_path / "a", block_seconds=1))
+    )
+    run = RNNoiseEngine(HOST).run(
+        Work("a", PARAMS, media.sources(tmp_path / "in.wav"), tmp_path / "b", block_seconds=1)
+    )
     kept: list[BlockDone] = []
     while len(kept) < finished:
         if isinstance(event := next(run), BlockDone):
@@ -178,7 +183,7 @@ def test_a_resumed_job_gives_the_same_bytes(tmp_path: Path, finished: int) -> No
     run.close()
     again = list(
         RNNoiseEngine(HOST).run(
-            Work("a", PARAMS, tmp_path / "in.wav", tmp_path / "c", blocks=Kept(kept), block_seconds=1)
+            Work("a", PARAMS, media.sources(tmp_path / "in.wav"), tmp_path / "c", blocks=Kept(kept), block_seconds=1)
         )
     )
     first, second = ([e for e in events if isinstance(e, Artifact)] for events in (whole, again))
@@ -202,7 +207,7 @@ def test_several_prompts_that_mean_speech_share_one_computation(
     row = 0.2 * pink_noise(24_000, 1, 0)[0]
     soundfile.write(tmp_path / "in.wav", np.stack([row, row], axis=1), 48_000)
     given = SeparationParams.model_validate({"prompts": ["speech", {"description": "voice", "name": "him"}]})
-    events = list(RNNoiseEngine(HOST).run(Work("a", given, tmp_path / "in.wav", tmp_path / "s")))
+    events = list(RNNoiseEngine(HOST).run(Work("a", given, media.sources(tmp_path / "in.wav"), tmp_path / "s")))
     files = {a.name: a.path.read_bytes() for a in events if isinstance(a, Artifact) and a.role == "stem"}
     assert list(files) == ["speech", "residual-speech", "him", "residual-him"]
     assert files["speech"] == files["him"]

@@ -69,7 +69,7 @@ class _Run:
         work.check()
         self._started = time.monotonic()
         self._separator, self._work, self._params = separator, work, params
-        self._reader = opened.enter_context(AudioReader(work.source, work.limits))
+        self._reader = opened.enter_context(AudioReader(work.source.path, work.limits))
         info = self._reader.info
         self._rate = rate = info.sample_rate
         count = channels.count(info.channels, params.channels)
