@@ -39,6 +39,13 @@ CATALOGUE: dict[str, Code] = {
     "quota_exceeded": Code(429, "The key's quota is used up", retryable=True),
     "unavailable": Code(503, "A part this needs is not reachable", retryable=True),
     "internal": Code(500, "Something went wrong on our side", retryable=True),
+    # Batches and schedules
+    "invalid_window": Code(422, "The window cannot be read"),
+    "invalid_schedule": Code(422, "The schedule cannot be read"),
+    "invalid_template": Code(422, "The naming template cannot be used"),
+    "invalid_pattern": Code(422, "The pattern cannot be used"),
+    "invalid_feed": Code(422, "The feed cannot be read"),
+    "invalid_manifest": Code(422, "A line of the manifest cannot be read"),
     # Engines
     "unknown_engine": Code(422, "There is no engine of that name"),
     "engine_unsupported": Code(422, "The engine cannot do what was asked"),
