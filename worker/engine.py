@@ -104,10 +104,22 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Voice:
+    """A voice to speak in. audio: the excerpt of its reference recording that models get, mono.
+    transcript: its exact words."""
+
+    id: str
+    name: str
+    audio: Path
+    transcript: str
+
+
+@dataclass(frozen=True)
 class Work:
     """One job as an engine sees it.
 
     sources: the inputs in the request's order; none where the request is all there is.
+    voices: the voices that the request names, by their id.
     check: raises when the job must stop (cancelled, lease lost); to be called at least every few seconds.
     block_seconds: overrides the engine's own block length.
     """
@@ -117,6 +129,7 @@ class Work:
     sources: tuple[Source, ...]
     scratch: Path
     blocks: Blocks = field(default_factory=NoBlocks)
+    voices: Mapping[str, Voice] = field(default_factory=dict)
     limits: Limits = Limits()
     check: Callable[[], None] = lambda: None
     block_seconds: float | None = None

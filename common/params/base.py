@@ -92,6 +92,10 @@ class Request(Strict):
         """The media the job reads, in its order, each by the JSON pointer to where the request names it."""
         return sources_of({name: getattr(self, name, None) for name in ("input", "inputs")})
 
+    def voices(self) -> dict[str, str]:
+        """Ids of the voices the job speaks in, each by the JSON pointer to where the request names it."""
+        return {}
+
     def spec(self) -> EngineSpec:
         """The engine asked for. Raises `unknown_engine`, `engine_unsupported`."""
         spec = lookup(self.engine, Kind(self.kind))

@@ -1,8 +1,9 @@
 """The doorbell's names, its message, and how it bears a broker that is away."""
 
-from __future__ import logging
+from __future__ import annotations
 
 import json
+import logging
 import socket
 import subprocess
 import sys
