@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import subprocess
 import sys
@@ -14,9 +13,12 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 import redis
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import LogCapture
 
+from common import queue
 from common.engines import Lane
 from common.errors import NightshiftError
 from common.jobs.queueing import Bell
@@ -134,20 +136,18 @@ def test_in_an_outage_one_bell_tries_and_the_others_are_dropped_until_the_pause_
     assert celery.tried == ["job_1", "job_4", "job_6", "job_7"]
 
 
-def test_an_outage_is_logged_once_and_its_end_too(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # Loggers that an earlier test has used go to the root logger for good; others, not set up, print.
-    caplog.set_level(logging.INFO)
+def test_an_outage_is_logged_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = LogCapture()
+    monkeypatch.setattr(queue, "_log", structlog.wrap_logger(None, processors=[heard]))
     celery, clock = FlakyCelery(), Clock()
     ringer = CeleryRinger(celery, "night", quiet_seconds=1, clock=clock)  # type: ignore[arg-type]
     for clock.now in (0.0, 1.0, 2.0, 3.0):
         celery.down = clock.now < 3
         ringer.ring([a_bell()])
-    written = caplog.text + capsys.readouterr().out
-    assert written.count("the broker does not answer") == 1
-    assert written.count("the broker answers again") == 1
-    assert "dropped_bells=3" in written
+    outage, end = heard.entries
+    assert (outage["log_level"], outage["error"]) == ("warning", "ConnectionError: refused")
+    assert "the broker does not answer" in outage["event"]
+    assert (end["event"], end["dropped_bells"]) == ("the broker answers again", 3)
 
 
 def test_ringing_neither_raises_nor_hangs_where_nobody_listens_or_nobody_answers() -> None:
