@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,23 +30,38 @@ POLL_SECONDS = 1.0
 
 
 class Deliverer:
-    """Sends messages, several at once, at most two to one address."""
+    """Sends messages, several at once, at most two to one host. None waits for another's receiver."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self._signing_key = signing_key(settings)
 
-    def round(self, pool: ThreadPoolExecutor) -> int:
-        """Sends what is due; returns how many were tried.
+    def serve(self, over: threading.Event) -> None:
+        """Sends what is due until `over`; then waits for what is under way."""
+        under_way: dict[Future[None], str] = {}
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="deliver") as pool:
+            while not over.is_set():
+                for callback in self._take(AT_ONCE - len(under_way), Counter(under_way.values())):
+                    under_way[pool.submit(self._deliver, callback)] = callback.host
+                if under_way:
+                    # Whichever ends makes room for the next.
+                    for ended in wait(under_way, POLL_SECONDS, FIRST_COMPLETED).done:
+                        del under_way[ended]
+                else:
+                    over.wait(POLL_SECONDS)
 
-        A message is held for longer than a try can take: one whose deliverer dies is sent again by the next, under the
-        same webhook-id.
-        """
-        with self._database.write() as tx:
-            due = callbacks.due(tx, AT_ONCE, self._settings.callback_timeout_seconds * 2 + 30)
-        list(pool.map(self._deliver, due))
-        return len(due)
+    def _take(self, places: int, busy: Counter[str]) -> list[Callback]:
+        """Messages to send now. Each is held for longer than a try can take: one whose deliverer dies is sent again by
+        the next, under the same webhook-id."""
+        if not places:
+            return []
+        try:
+            with self._database.write() as tx:
+                return callbacks.due(tx, places, self._settings.callback_timeout_seconds * 2 + 30, busy=busy)
+        except SQLAlchemyError as error:
+            _log.warning("the database did not answer", error=type(error).__name__)
+            return []
 
     def _deliver(self, callback: Callback) -> None:
         with log.bound(callback=callback.id, job=callback.job_id):
@@ -90,18 +106,6 @@ class Deliverer:
         _log.info("callback tried", status=delivery.status, error=delivery.error, tries=callback.tries, state=state)
 
 
-def serve(deliverer: Deliverer, over: threading.Event) -> None:
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="deliver") as pool:
-        while not over.is_set():
-            try:
-                tried = deliverer.round(pool)
-            except SQLAlchemyError as error:
-                _log.warning("the database did not answer", error=type(error).__name__)
-                tried = 0
-            if not tried:
-                over.wait(POLL_SECONDS)
-
-
 def main() -> int:
     made = settings.load()
     log.setup(made)
@@ -114,7 +118,7 @@ def main() -> int:
     presence.start()
     _log.info("deliverer is there", name=presence.name)
     try:
-        serve(Deliverer(made, database), over)
+        Deliverer(made, database).serve(over)
     finally:
         presence.stop()
     return 0

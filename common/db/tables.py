@@ -214,6 +214,9 @@ callbacks = Table(
     Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
     Column("job_id", Text, comment="Kept when the job is deleted"),
     Column("url", Text, nullable=False),
+    Column(
+        "host", Text, nullable=False, comment="Of the url, with its port: what the tries at one time are counted by"
+    ),
     Column("event", Text, nullable=False),
     Column("body", Text, nullable=False, comment="The exact bytes that are signed and sent"),
     Column("state", Text, nullable=False),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -30,6 +31,7 @@ class Callback:
     key_id: str
     job_id: str | None
     url: str
+    host: str
     event: str
     body: str
     state: str
@@ -56,11 +58,15 @@ def put(tx: Tx, key_id: str, url: str, event: str, body: str, job_id: str | None
     message_id = f"msg_{ULID()}"
     tx.execute(
         insert(callbacks).values(
-            id=message_id, key_id=key_id, job_id=job_id, url=url, event=event, body=body, tries=0, created_at=tx.now(),
-            state="disabled" if off else "pending", next_at=None if off else tx.now(),
+            id=message_id, key_id=key_id, job_id=job_id, url=url, host=_host(url), event=event, body=body, tries=0,
+            created_at=tx.now(), state="disabled" if off else "pending", next_at=None if off else tx.now(),
         )
     )  # fmt: skip
     return message_id
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
 def message(job: Job, at: datetime) -> str:
@@ -96,18 +102,26 @@ def _outputs(result: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:
     return [{k: output[k] for k in ("name", "role", "content_type", "bytes")} for output in result["outputs"]]
 
 
-def due(tx: Tx, limit: int, hold_seconds: float, *, per_host: int = 2) -> list[Callback]:
+def due(
+    tx: Tx, limit: int, hold_seconds: float, *, per_host: int = 2, busy: Mapping[str, int] | None = None
+) -> list[Callback]:
     """Messages to send now, held for `hold_seconds`: a deliverer that dies leaves them to the next one.
 
-    At most `per_host` for one address at a time, so that a dead receiver does not keep others waiting.
+    At most `per_host` for one host at a time, those included that are `busy` at it already, so that a dead receiver
+    does not keep others waiting.
     """
-    rank = func.row_number().over(partition_by=callbacks.c.url, order_by=(callbacks.c.next_at, callbacks.c.id))
+    rank = func.row_number().over(partition_by=callbacks.c.host, order_by=(callbacks.c.next_at, callbacks.c.id))
     ranked = (
-        select(callbacks.c.id, callbacks.c.next_at, rank.label("rank"))
+        select(callbacks.c.id, callbacks.c.next_at, callbacks.c.host, rank.label("rank"))
         .where(callbacks.c.state == "pending", callbacks.c.next_at <= tx.now())
         .subquery()
     )
-    picked = select(ranked.c.id).where(ranked.c.rank <= per_host).order_by(ranked.c.next_at, ranked.c.id).limit(limit)
+    places = (
+        case({host: per_host - n for host, n in busy.items()}, value=ranked.c.host, else_=per_host)
+        if busy
+        else per_host
+    )
+    picked = select(ranked.c.id).where(ranked.c.rank <= places).order_by(ranked.c.next_at, ranked.c.id).limit(limit)
     ids = [row.id for row in tx.execute(picked)]
     locked = select(callbacks.c.id).where(callbacks.c.id.in_(ids)).with_for_update(skip_locked=True)
     ids = [row.id for row in tx.execute(locked)]

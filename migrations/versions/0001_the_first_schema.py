@@ -72,6 +72,12 @@ def upgrade() -> None:
         sa.Column("key_id", sa.Text(), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=True, comment="Kept when the job is deleted"),
         sa.Column("url", sa.Text(), nullable=False),
+        sa.Column(
+            "host",
+            sa.Text(),
+            nullable=False,
+            comment="Of the url, with its port: what the tries at one time are counted by",
+        ),
         sa.Column("event", sa.Text(), nullable=False),
         sa.Column("body", sa.Text(), nullable=False, comment="The exact bytes that are signed and sent"),
         sa.Column("state", sa.Text(), nullable=False),

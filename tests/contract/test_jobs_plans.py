@@ -73,8 +73,8 @@ def _crowd(database: Database, kind: str) -> None:
         for n in range(3000 if kind == "postgresql" else 300):
             tx.execute(
                 text(
-                    "INSERT INTO callbacks (id, key_id, url, event, body, state, tries, next_at, created_at)"
-                    " SELECT :id, :key, 'https://r.example', 'test', '{}', 'delivered', 1, NULL, created_at FROM jobs"
+                    "INSERT INTO callbacks (id, key_id, url, host, event, body, state, tries, next_at, created_at)"
+                    " SELECT :id, :key, 'https://r.example', 'r.example', 'test', '{}', 'delivered', 1, NULL, created_at FROM jobs"
                     " WHERE id = :model"
                 ),
                 {"id": f"msg_{n}", "key": key_ids[0], "model": model.id},
