@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from common import log
 from common.engines import EngineSpec
@@ -45,28 +46,29 @@ class Card:
         """Names of the loaded engines, the least recently used first."""
         return tuple(self._resident)
 
-    def acquire(self, spec: EngineSpec) -> Engine:
+    def acquire(self, spec: EngineSpec, on_fetch: Callable[[int, int | None], None] | None = None) -> Engine:
         """The engine, loaded if it is not. One that does not fit beside the others is loaded alone.
 
-        Raises what loading raises: `engine_not_ready`, `weights_*`, `device_missing`, `gpu_oom`.
+        on_fetch: see `Host`. Raises what it raises and what loading raises: `engine_not_ready`, `weights_*`,
+        `device_missing`, `gpu_oom`.
         """
         engine = self._resident.get(spec.name)
         if engine is None:
-            engine = self._load(spec)
+            engine = self._load(spec, replace(self.host, on_fetch=on_fetch) if on_fetch else self.host)
             self._resident[spec.name] = engine
             _log.info("engine loaded", engine=spec.name, device=self.host.device, bytes=engine.memory_bytes())
         self._resident.move_to_end(spec.name)
         self._make_room()
         return engine
 
-    def _load(self, spec: EngineSpec) -> Engine:
+    def _load(self, spec: EngineSpec, host: Host) -> Engine:
         try:
-            return self._loader(spec, self.host)
+            return self._loader(spec, host)
         except NightshiftError as error:
             if error.code != "gpu_oom" or not self._resident:
                 raise
         self.free()
-        return self._loader(spec, self.host)
+        return self._loader(spec, host)
 
     def _make_room(self) -> None:
         limit = self._memory_bytes

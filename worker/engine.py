@@ -147,7 +147,8 @@ class Host:
 
     device: `cpu`, or `cuda:0` (a worker sees only its own card).  models: folder of weights.  token: for the hub.
     memory_fraction: share of the device's memory that engines may use together.  models_on_cpu: whether an engine made
-    for a card may run without one.
+    for a card may run without one.  on_fetch: told of bytes so far and in all while weights are fetched, which may take
+    longer than anything else that is silent; raises when the job that waits for them must stop.
     """
 
     device: str
@@ -155,6 +156,7 @@ class Host:
     token: str | None = None
     memory_fraction: float = 0.9
     models_on_cpu: bool = False
+    on_fetch: Callable[[int, int | None], None] = lambda done, total: None
 
     @property
     def lacks_card(self) -> tuple[str, str] | None:

@@ -199,8 +199,12 @@ class _Attempt:
         return inputs.bring(self._job, self._folder, tell, self._watch.check)
 
     def _load(self, spec: EngineSpec) -> Engine:
+        def tell(done: int, total: int | None) -> None:
+            self._watch.moved({"phase": "load", "done": done, "total": total, "unit": "bytes"})
+            self._watch.check()
+
         self._watch.moved({"phase": "load", "done": 0, "total": 1, "unit": "engine"})
-        engine = self._runner.card.acquire(spec)
+        engine = self._runner.card.acquire(spec, tell)
         self._watch.moved()
         self._watch.check()
         return engine

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,19 +18,23 @@ _log = log.get(__name__)
 
 _SILENCE_SECONDS = 30.0
 
+Tell = Callable[[int, int | None], None]
 
-def locate(weights: Weights, models: Path) -> Path:
+
+def locate(weights: Weights, models: Path, tell: Tell = lambda done, total: None) -> Path:
     """The one file of the weights below `models`, fetched where it is not there yet.
 
-    Raises `weights_missing` where it cannot be had, and says where to put it.
+    tell: called with bytes so far and in all; what it raises ends the fetching. Raises `weights_missing` where it cannot be had, and says where to put it; `weights_invalid` where what arrives is
+    not the published file.
     """
     path = models / weights.folder / weights.files[0]
     if not path.is_file():
-        _fetch(weights.url, path)
+        _fetch(weights, path, tell)
     return path
 
 
-def _fetch(url: str, path: Path) -> None:
+def _fetch(weights: Weights, path: Path, tell: Tell) -> None:
+    url, digest = weights.url, hashlib.sha256()
     _log.info("fetching weights", url=url, path=str(path))
     part: Path | None = None
     try:
@@ -38,10 +44,19 @@ def _fetch(url: str, path: Path) -> None:
         with os.fdopen(handle, "wb") as file:
             with httpx.stream("GET", url, timeout=_SILENCE_SECONDS, follow_redirects=True) as answer:
                 answer.raise_for_status()
+                length = answer.headers.get("Content-Length")
                 for piece in answer.iter_bytes(1 << 20):
                     file.write(piece)
+                    digest.update(piece)
+                    tell(answer.num_bytes_downloaded, int(length) if length else None)
             file.flush()
             os.fsync(file.fileno())
+        if weights.sha256 and digest.hexdigest() != weights.sha256:
+            raise NightshiftError(
+                "weights_invalid",
+                f"What {url} gave has the SHA-256 {digest.hexdigest()}, not {weights.sha256}.",
+                hint=f"Fetch the published file elsewhere and put it at {path}.",
+            )
         # Several workers may fetch at once; each puts a whole file there.
         part.replace(path)
     except (httpx.HTTPError, OSError) as error:

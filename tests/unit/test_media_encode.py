@@ -15,7 +15,7 @@ from tests import media
 from worker.engine import Limits
 from worker.media.decode import AudioReader
 from worker.media.encode import AudioWriter, quantize
-from worker.media.formats import EXTENSIONS, MP3_RATES, OPUS_RATES, mp3_bitrates
+from worker.media.formats import EXTENSIONS, MP3_RATES, OPUS_RATES, Format, mp3_bitrates
 
 
 def read(path: Path) -> np.ndarray:
@@ -223,3 +223,9 @@ def test_a_wav_over_4_gb_becomes_rf64(tmp_path: Path, monkeypatch: pytest.Monkey
     assert hollow.head[:4] == b"RF64"
     assert hollow.head[12:16] == b"ds64"
     assert int.from_bytes(hollow.head[28:36], "little") == data
+
+
+@pytest.mark.parametrize("name", ["wav", "flac", "mp3", "opus"])
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_format(tmp_path: Path, name: Format) -> None:
+    with pytest.raises(FileNotFoundError):
+        AudioWriter(tmp_path / "gone" / f"a.{name}", 48_000, 1, name)

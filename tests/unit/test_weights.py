@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from common.engines import REGISTRY, Weights
 from common.errors import NightshiftError
 from tests.servers.raw_http import RawServer
+from worker.outcome import Cancel
 from worker.weights import locate
 
 
@@ -40,6 +43,36 @@ def test_what_is_not_there_is_fetched_once(server: RawServer, tmp_path: Path) ->
         assert locate(weights(server.url("/")), tmp_path).read_bytes() == body
     assert server.paths() == ["/", "/net.pt"]
     assert [path.name for path in (tmp_path / "net").iterdir()] == ["net.pt"]
+
+
+def test_what_is_not_the_published_file_is_not_kept(server: RawServer, tmp_path: Path) -> None:
+    url = server.on("/net.pt", lambda request, line: line.answer(b"another net"))
+    published = replace(weights(url), sha256=sha256(b"the net").hexdigest())
+    with pytest.raises(NightshiftError) as raised:
+        locate(published, tmp_path)
+    assert (raised.value.code, raised.value.retryable) == ("weights_invalid", False)
+    assert sha256(b"another net").hexdigest() in raised.value.detail
+    assert not list((tmp_path / "net").iterdir())
+    server.on("/net.pt", lambda request, line: line.answer(b"the net"))
+    assert locate(published, tmp_path).read_bytes() == b"the net"
+
+
+def test_fetching_tells_how_far_it_is_and_can_be_stopped(server: RawServer, tmp_path: Path) -> None:
+    body = bytes(5_000_000)
+    url = server.on("/", lambda request, line: line.answer(body))
+    told: list[tuple[int, int | None]] = []
+
+    def tell(done: int, total: int | None) -> None:
+        told.append((done, total))
+        if len(told) == 3:
+            raise Cancel
+
+    with pytest.raises(Cancel):
+        locate(weights(url), tmp_path, tell)
+    done, totals = zip(*told, strict=True)
+    assert list(done) == sorted(set(done))
+    assert set(totals) == {len(body)}
+    assert not list((tmp_path / "net").iterdir())
 
 
 @pytest.mark.parametrize("trouble", ["absent", "cut", "refused"])

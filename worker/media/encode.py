@@ -61,7 +61,8 @@ class AudioWriter:
     ) -> None:
         """bit_depth: 16 (the default) or 24 for flac and wav. floating: 32-bit floating-point wav.
 
-        bitrate_kbps: for mp3 one of `formats.mp3_bitrates`. Raises `unsupported_output`.
+        bitrate_kbps: for mp3 one of `formats.mp3_bitrates`. Raises `unsupported_output`, and OSError where the folder
+        cannot be written.
         """
         if floating and format != "wav":
             raise NightshiftError("unsupported_output", f"{format} holds no floating-point samples.")
@@ -74,6 +75,8 @@ class AudioWriter:
         self._part = path.with_name(path.name + ".part")
         self._bits = None if floating or format in DEFAULT_KBPS else bit_depth or 16
         self._open = True
+        # The libraries tell a full or read-only disk and a format that cannot be in the same words.
+        self._part.touch()
         try:
             if format == "wav":
                 self._sink: _Sink = _Wav(self._part, sample_rate, channels, self._bits, tags or {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,6 +156,9 @@ class HDemucs:
             row[:] = convert(channel, RATE, block.rate, block.samples.shape[1])[block.keep]
         return kept
 
+    def figures(self) -> Mapping[str, float]:
+        return {}
+
     def memory_bytes(self) -> int:
         return self._memory
 
@@ -175,7 +178,7 @@ class HDemucsEngine(SeparationEngine):
     def __init__(self, host: Host) -> None:
         device = devices.choose(host, SPEC.name)
         assert SPEC.weights is not None
-        path = weights.locate(SPEC.weights, host.models)
+        path = weights.locate(SPEC.weights, host.models, host.on_fetch)
         network = load(self.build(), path)
         devices.move(network, device, SPEC.name)
         with path.open("rb") as file:
