@@ -24,8 +24,8 @@ Tell = Callable[[int, int | None], None]
 def locate(weights: Weights, models: Path, tell: Tell = lambda done, total: None) -> Path:
     """The one file of the weights below `models`, fetched where it is not there yet.
 
-    tell: called with bytes so far and in all; what it raises ends the fetching. Raises `weights_missing` where it cannot be had, and says where to put it; `weights_invalid` where what arrives is
-    not the published file.
+    tell: called with bytes so far and in all; what it raises ends the fetching. Raises `weights_missing` where it
+    cannot be had, and says where to put it; `weights_invalid` where what arrives is not the published file.
     """
     path = models / weights.folder / weights.files[0]
     if not path.is_file():
