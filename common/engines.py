@@ -16,6 +16,8 @@ class Kind(StrEnum):
     SEPARATION = "separation"
     SEGMENTATION = "segmentation"
     TTS = "tts"
+    TRANSCRIPTION = "transcription"
+    VOICE = "voice"
 
 
 class Lane(StrEnum):
@@ -30,12 +32,14 @@ class Weights:
     """Where an engine's weights come from: a folder below the models folder, a repository of the hub, or an address.
 
     url: of the one file; what has a repository or an address is fetched into the folder at first use.
+    sha256: of that file as published, in hexadecimal; what arrives must have it.
     """
 
     folder: str
     files: tuple[str, ...]
     repository: str | None = None
     url: str = ""
+    sha256: str = ""
     gated: bool = False
     licence_url: str = ""
 
@@ -60,7 +64,8 @@ class EngineSpec:
     """What is known of an engine without importing it.
 
     target: `module:Class` of the worker's implementation.  vocabulary: the descriptions a separation engine
-    understands, each with the stem it means; None: any text.  packages: modules that must be importable.
+    understands, each with the stem it means; None: any text.  features: what else it can do, in words of its kind.
+    packages: modules that must be importable.
     """
 
     name: str
@@ -74,6 +79,7 @@ class EngineSpec:
     weights: Weights | None = None
     vocabulary: Mapping[str, str] | None = None
     spans: bool = False
+    features: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = field(default=())
 
     def missing(self, models: Path, *, token: bool = False) -> tuple[str, str] | None:
@@ -127,6 +133,49 @@ def _sam_audio(size: str, parameters: str) -> EngineSpec:
     )
 
 
+def _sam(size: str, file: str, sha256: str, summary: str) -> EngineSpec:
+    return EngineSpec(
+        name=f"sam-vit-{size}",
+        kind=Kind.SEGMENTATION,
+        target=f"worker.segmentation.sam.engine:SamViT{size.upper()}",
+        lane=Lane.GPU,
+        summary=f"Objects by points, boxes or masks, or all of them; {summary}",
+        licence="Apache-2.0, code and weights",
+        packages=("torch", "torchvision", "segment_anything"),
+        install=_MODELS,
+        weights=Weights(
+            folder=f"sam-vit-{size}",
+            files=(file,),
+            url=f"https://dl.fbaipublicfiles.com/segment_anything/{file}",
+            sha256=sha256,
+            licence_url="https://github.com/facebookresearch/segment-anything",
+        ),
+        features=frozenset({"points", "boxes", "masks", "multimask", "automatic", "grid"}),
+    )
+
+
+def _whisper(name: str, repository: str, lane: Lane, summary: str) -> EngineSpec:
+    return EngineSpec(
+        name=name,
+        kind=Kind.TRANSCRIPTION,
+        target=f"worker.transcription.engine:{''.join(part.capitalize() for part in name.split('-'))}",
+        lane=lane,
+        summary=f"What is said and when, in about a hundred languages; {summary}, fetched at first use",
+        licence="Apache-2.0, code and weights; the original weights MIT",
+        packages=("torch", "transformers", "huggingface_hub"),
+        install=_MODELS,
+        weights=Weights(
+            folder=name,
+            files=(
+                "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
+                "tokenizer_config.json", "model.safetensors",
+            ),
+            repository=repository,
+            licence_url=f"https://huggingface.co/{repository}",
+        ),
+    )  # fmt: skip
+
+
 REGISTRY: dict[str, EngineSpec] = {
     spec.name: spec
     for spec in (
@@ -164,10 +213,54 @@ REGISTRY: dict[str, EngineSpec] = {
         _sam_audio("small", "1.4 GB of weights on a card"),
         _sam_audio("base", "2.7 GB of weights on a card"),
         _sam_audio("large", "6.3 GB of weights on a card"),
+        EngineSpec(
+            name="grabcut",
+            kind=Kind.SEGMENTATION,
+            target="worker.segmentation.grabcut:GrabCutEngine",
+            lane=Lane.CPU,
+            summary="An object by a box, points or a rough mask, from its colours; or regions of one colour each",
+            licence="Apache-2.0",
+            packages=("cv2",),
+            install="pip install opencv-python-headless",
+            features=frozenset({"points", "boxes", "masks", "automatic"}),
+        ),
+        _sam(
+            "b",
+            "sam_vit_b_01ec64.pth",
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            "91 M parameters, 375 MB of weights",
+        ),
+        _sam(
+            "l",
+            "sam_vit_l_0b3195.pth",
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            "308 M parameters, 1.2 GB of weights",
+        ),
+        _sam(
+            "h",
+            "sam_vit_h_4b8939.pth",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            "636 M parameters, 2.6 GB of weights",
+        ),
+        _whisper("whisper", "openai/whisper-base", Lane.CPU, "on any CPU; 290 MB of weights"),
+        _whisper("whisper-large", "openai/whisper-large-v3-turbo", Lane.GPU, "1.6 GB of weights"),
+        EngineSpec(
+            name="excerpt",
+            kind=Kind.VOICE,
+            target="worker.voices.engine:ExcerptEngine",
+            lane=Lane.CPU,
+            summary="Prepares a voice: finds the seconds of a recording that models are to hear",
+            licence="Apache-2.0",
+        ),
     )
 }
 
-DEFAULTS: dict[Kind, str] = {Kind.SEPARATION: "rnnoise"}
+DEFAULTS: dict[Kind, str] = {
+    Kind.SEPARATION: "rnnoise",
+    Kind.SEGMENTATION: "grabcut",
+    Kind.TRANSCRIPTION: "whisper",
+    Kind.VOICE: "excerpt",
+}
 
 
 def register(targets: Iterable[str]) -> None:
@@ -203,3 +296,8 @@ def able(kind: Kind, description: str, *, spans: bool) -> list[str]:
         and (spec.vocabulary is None or description.strip().lower() in spec.vocabulary)
         and (spec.spans or not spans)
     )
+
+
+def featuring(kind: Kind, feature: str) -> list[str]:
+    """Names of the engines of a kind that have a feature."""
+    return sorted(spec.name for spec in REGISTRY.values() if spec.kind is kind and feature in spec.features)

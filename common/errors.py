@@ -57,6 +57,11 @@ CATALOGUE: dict[str, Code] = {
     "weights_invalid": Code(503, "The weights do not fit the network"),
     "device_missing": Code(503, "The engine needs a card and none is there"),
     "gpu_oom": Code(500, "The card's memory does not suffice, even at the smallest batch"),
+    # Voices
+    "voice_missing": Code(422, "The voice cannot be found"),
+    "voice_not_ready": Code(409, "The voice is not ready to speak"),
+    "no_speech": Code(422, "The recording has no speech"),
+    "too_short": Code(422, "The audio is shorter than needed"),
     # Inputs
     "input_missing": Code(422, "The input cannot be found"),
     "input_altered": Code(422, "The input is not what its declared digest says"),
@@ -76,6 +81,8 @@ CATALOGUE: dict[str, Code] = {
     "unsupported_rate": Code(422, "The sample rate is outside the range this service reads"),
     "too_long": Code(422, "The audio is longer than allowed"),
     "too_many_pixels": Code(422, "The image has more pixels than allowed"),
+    "image_too_small": Code(422, "The image is too small or too narrow"),
+    "invalid_prompt": Code(422, "A prompt does not fit the image"),
     "unsupported_output": Code(422, "The output format cannot hold this audio"),
     "decoder_crashed": Code(422, "The decoder crashed on this input"),
     # The life of a job

@@ -8,11 +8,22 @@ from pydantic import Discriminator, Tag, TypeAdapter
 
 from common.engines import Kind
 from common.params.base import Callback, Input, MediaRequest, Params, Request, Strict, sources_of
+from common.params.segmentation import (
+    Automatic,
+    Rle,
+    SegmentationParams,
+    SegmentationPrompt,
+    SegmentationRequest,
+)
 from common.params.separation import AudioOutput, Prompt, SeparationParams, SeparationRequest
+from common.params.transcription import TranscriptionParams, TranscriptionRequest
+from common.params.voice import VoiceParams, VoiceRequest
 
 __all__ = [
-    "AudioOutput", "Callback", "Input", "JobRequest", "MediaRequest", "Params", "Prompt", "Request",
-    "SeparationParams", "SeparationRequest", "Strict", "parse_request", "sources_of",
+    "AudioOutput", "Automatic", "Callback", "Input", "JobRequest", "MediaRequest", "Params", "Prompt", "Request",
+    "Rle", "SegmentationParams", "SegmentationPrompt", "SegmentationRequest", "SeparationParams",
+    "SeparationRequest", "Strict", "TranscriptionParams", "TranscriptionRequest", "VoiceParams", "VoiceRequest",
+    "parse_request", "sources_of",
 ]  # fmt: skip
 
 
@@ -22,14 +33,20 @@ def _kind(value: Any) -> Any:
 
 
 JobRequest = Annotated[
-    Annotated[SeparationRequest, Tag(Kind.SEPARATION)],
+    Annotated[SeparationRequest, Tag(Kind.SEPARATION)] | Annotated[SegmentationRequest, Tag(Kind.SEGMENTATION)]
+    | Annotated[TranscriptionRequest, Tag(Kind.TRANSCRIPTION)],
     Discriminator(_kind),
 ]
-"""The request of any kind, told apart by `kind`; to be validated through `parse_request` or a TypeAdapter."""
+"""What a caller may ask for, told apart by `kind`; to be validated through `parse_request` or a TypeAdapter."""
 
 _adapter: TypeAdapter[Request] = TypeAdapter(JobRequest)
 
 
 def parse_request(value: Any) -> Request:
-    """The request in `value`, as JSON gives it. Raises pydantic's ValidationError."""
+    """The request in `value`, as JSON gives it, also of a kind that only the service itself submits.
+
+    Raises pydantic's ValidationError.
+    """
+    if _kind(value) == Kind.VOICE:
+        return VoiceRequest.model_validate(value)
     return _adapter.validate_python(value)
