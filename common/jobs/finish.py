@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
 
+from common.db import voices
 from common.db.engine import Tx
 from common.db.tables import blocks, jobs, processes, sweeps
+from common.engines import Kind
 from common.errors import CATALOGUE, NightshiftError
 from common.jobs import callbacks, events, upstreams
 from common.jobs.job import Job, Lease, LeaseLost
@@ -42,6 +44,8 @@ def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any]) -> Job:
     job = Job.from_row(row)
     tx.execute(delete(blocks).where(blocks.c.job_id == job.id))
     sweep(tx, layout.blocks_folder(job.id))
+    if job.kind == Kind.VOICE:
+        _take_voice(tx, job, result)
     woken = tx.execute(
         update(jobs)
         .where(jobs.c.upstream == job.id, jobs.c.state == State.WAITING)
@@ -192,6 +196,24 @@ def sweep(tx: Tx, prefix: str, after_seconds: float = 0.0) -> None:
     The scheduler does it, so that a crash between the two loses nothing.
     """
     tx.execute(insert(sweeps).values(prefix=prefix, due_at=tx.now(after_seconds)))
+
+
+def _take_voice(tx: Tx, job: Job, result: Mapping[str, Any]) -> None:
+    """A voice takes over what its job made of the recording; of one deleted meanwhile nothing is kept."""
+    voice_id = job.request["params"]["voice"]
+    outputs = {output["name"]: output for output in result["outputs"]}
+    excerpt = outputs["excerpt"]
+    found = voices.Prepared(
+        recording=outputs["recording"]["key"],
+        excerpt=excerpt["key"],
+        seconds=outputs["recording"]["duration"],
+        start=excerpt["start"],
+        end=excerpt["end"],
+        transcript=excerpt["transcript"],
+        exact=excerpt["exact"],
+    )
+    if not voices.prepared(tx, voice_id, found):
+        sweep(tx, layout.voice_folder(job.key_id, voice_id))
 
 
 def _ended(tx: Tx, job: Job) -> None:

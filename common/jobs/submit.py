@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
+from common.db import voices
 from common.db.engine import Tx
 from common.db.tables import PRIORITIES, jobs, keys
 from common.errors import NightshiftError
@@ -32,7 +33,7 @@ def submit(
     tx: Tx, key_id: str, request: Request, *, default_quota: int, idempotency_key: str | None = None
 ) -> Submitted:
     """- -> waiting. Raises `unknown_engine`, `engine_unsupported`, `idempotency_mismatch`, `quota_exceeded`,
-    `input_missing` and `upstream_failed`."""
+    `input_missing`, `upstream_failed`, `voice_missing` and `voice_not_ready`."""
     spec = request.spec()
     body = request.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -41,13 +42,14 @@ def submit(
         if earlier is not None:
             return Submitted(earlier, created=False)
     _check_quota(tx, key_id, default_quota)
+    voices.require(tx, key_id, request.voices())
     upstream = upstreams.unfinished(tx, key_id, request.sources())
     values: dict[str, Any] = {
         "id": f"job_{ULID()}",
         "key_id": key_id,
         "kind": request.kind,
         "engine": spec.name,
-        "lane": spec.lane,
+        "lane": request.lane(),
         "batch": request.batch,
         "priority": PRIORITIES[request.priority],
         "request": body,
@@ -83,7 +85,7 @@ def submit(
 def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
     """failed, cancelled, expired -> waiting: the same job again, with the blocks that are still valid.
 
-    Raises `not_found`, `state_conflict`, `quota_exceeded` and what `submit` raises about its upstream.
+    Raises `not_found`, `state_conflict`, `quota_exceeded` and what `submit` raises about its upstream and its voices.
     """
     row = tx.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
     if row is None:
@@ -97,6 +99,7 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
         )
     _check_quota(tx, old.key_id, default_quota)
     request = parse_request(dict(old.request))
+    voices.require(tx, old.key_id, request.voices())
     upstream = upstreams.unfinished(tx, old.key_id, request.sources())
     row = tx.execute(
         update(jobs)

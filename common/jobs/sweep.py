@@ -7,10 +7,13 @@ from typing import Any
 
 from sqlalchemy import and_, delete, select, update
 
+from common.db import uploads as upload_rows
+from common.db import voices
 from common.db.engine import Tx
 from common.db.tables import callbacks, jobs, processes, sweeps, uploads
 from common.jobs import events, finish
 from common.jobs.job import Job
+from common.params import sources_of
 from common.states import Reason, State
 from common.storage import keys as layout
 
@@ -158,3 +161,21 @@ def remove(tx: Tx, job_id: str) -> bool:
 def remove_upload(tx: Tx, upload_id: str, storage_key: str) -> None:
     finish.sweep(tx, storage_key)
     tx.execute(delete(uploads).where(uploads.c.id == upload_id))
+
+
+def remove_voice(tx: Tx, voice: voices.Voice) -> None:
+    """Deletes a voice with its audio, the upload it came from, and the jobs that prepared it."""
+    voices.remove(tx, voice.id)
+    folder = layout.voice_folder(voice.key_id, voice.id)
+    finish.sweep(tx, folder)
+    for job_id in (voice.transcription_id, voice.job_id):
+        job = finish.cancel(tx, job_id) if job_id is not None else None
+        if job is None:
+            continue
+        for source in sources_of(job.request).values():
+            upload = upload_rows.get(tx, source.upload, voice.key_id) if source.upload is not None else None
+            if upload is not None:
+                remove_upload(tx, upload.id, upload.storage_key)
+        if not remove(tx, job.id):
+            # Its worker may store a file before it notices.
+            finish.sweep(tx, folder, finish.SWEEP_AFTER)

@@ -33,7 +33,8 @@ def _kind(value: Any) -> Any:
 
 
 JobRequest = Annotated[
-    Annotated[SeparationRequest, Tag(Kind.SEPARATION)] | Annotated[SegmentationRequest, Tag(Kind.SEGMENTATION)]
+    Annotated[SeparationRequest, Tag(Kind.SEPARATION)]
+    | Annotated[SegmentationRequest, Tag(Kind.SEGMENTATION)]
     | Annotated[TranscriptionRequest, Tag(Kind.TRANSCRIPTION)],
     Discriminator(_kind),
 ]

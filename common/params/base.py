@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from common.engines import EngineSpec, Kind, lookup
+from common.engines import EngineSpec, Kind, Lane, lookup
 
 
 class Strict(BaseModel):
@@ -101,6 +101,10 @@ class Request(Strict):
         spec = lookup(self.engine, Kind(self.kind))
         self.params.check(spec)
         return spec
+
+    def lane(self) -> Lane:
+        """Which workers may run the job."""
+        return self.spec().lane
 
 
 class MediaRequest(Request):

@@ -3,6 +3,7 @@
     jobs/{job}/{attempt}/{filename}                              what one attempt published
     jobs/{job}/blocks/{fingerprint}/{index:06d}/{stem}.{ext}     finished blocks; any attempt may go on after them
     uploads/{api key}/{upload}                                   what a caller sent
+    voices/{api key}/{voice}/{attempt}/{filename}                a voice's audio, as one attempt at it prepared it
 
 A folder belongs to one job or one API key, so that deleting or listing it can reach nobody else's files.
 """
@@ -90,6 +91,12 @@ def block(job_id: str, fingerprint: str, index: int, stem: str, extension: str) 
 def upload(key_id: str, upload_id: str) -> str:
     """The key of what a caller uploaded; its content type is the caller's word, so it has no extension."""
     return f"uploads/{_part(key_id)}/{_part(upload_id)}"
+
+
+def voice_folder(key_id: str, voice_id: str, attempt: int | None = None) -> str:
+    """The audio of a voice, of every attempt at preparing it or of one; ends with `/`."""
+    folder = f"voices/{_part(key_id)}/{_part(voice_id)}/"
+    return folder if attempt is None else f"{folder}{attempt}/"
 
 
 def _part(name: str) -> str:
