@@ -36,6 +36,7 @@ def params(*prompts: Any, **more: Any) -> SeparationParams:
 
 
 def separator(model: SamAudio, **form: Any) -> SamAudioSeparator:
+    """Windows of three seconds."""
     return SamAudioSeparator("tiny", "1", LongForm(model, Fixed(4), **{"window": 75, "overlap": 25, **form}))
 
 
@@ -84,7 +85,7 @@ def test_channels_and_prompts_are_separated_from_one_encode(tiny: SamAudio) -> N
     block = BlockAudio(0, samples, 48_000, 0, slice(0, 96_000))
     one = separator(tiny)
     given = stems(one, block, params("dog", "rain", outputs=["target"]))
-    assert one.encodes == 1 and set(given) == {"dog", "rain"}
+    assert one.figures()["encoded_seconds"] == 2 * 2.0 and set(given) == {"dog", "rain"}
     assert not given["dog"][1].any()
     for row in (0, 2):
         alone = dataclasses.replace(block, samples=samples[row : row + 1])
@@ -151,9 +152,9 @@ def engine(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> SeparationEngi
         registered = spec.name
 
     loaded = Tiny(Host("cpu", tiny_folder.parent, models_on_cpu=True))
-    loaded.separator.form.window, loaded.separator.form.overlap = 75, 25
-    loaded.separator.context_seconds = (1.0, 1.0)
-    return loaded
+    form = loaded.separator.form
+    form.window, form.overlap = 75, 25
+    return SeparationEngine(SamAudioSeparator(loaded.name, loaded.separator.version, form, reach=(1, 1)))
 
 
 def test_a_recording_goes_through_the_pipeline_and_resumes_to_the_same(
@@ -179,15 +180,16 @@ def test_a_recording_goes_through_the_pipeline_and_resumes_to_the_same(
                     metrics = dict(values)
         return tracks, metrics
 
-    encodes = engine.separator.encodes
     whole, metrics = run("first", {})
-    assert metrics["blocks"] == 3 and engine.separator.encodes == encodes + 3
+    # Every second of both channels once, the last frame as a whole.
+    assert metrics["blocks"] == 3 and metrics["encoded_seconds"] == 2 * 11.04
     assert {name: track.shape for name, track in whole.items()} == {
         "dog": samples.shape, "residual": samples.shape,
     }  # fmt: skip
     assert all(np.isfinite(track).all() and track.std() > 1e-3 for track in whole.values())
     resumed, metrics = run("second", {0: blocks[0], 1: blocks[1]})
-    assert metrics["blocks_resumed"] == 2 and engine.separator.encodes == encodes + 4
+    # What block 2 samples, which begins a second before it.
+    assert metrics["blocks_resumed"] == 2 and metrics["encoded_seconds"] == pytest.approx(2 * (11.04 - 7))
     for name, track in whole.items():
         assert relative(torch.from_numpy(resumed[name]), torch.from_numpy(track)) < 1e-4
 
@@ -223,13 +225,13 @@ def test_memory_and_batches_are_told_in_bytes_and_windows(engine: SeparationEngi
     assert window_bytes(base, 750) == 2 * window_bytes(base, 375) == pytest.approx(110e6, rel=0.05)
 
 
-def test_an_engine_without_its_card_says_so(engine: SeparationEngine, tmp_path: Path) -> None:
+def test_an_engine_without_its_card_says_so(tmp_path: Path) -> None:
     with pytest.raises(NightshiftError, match="device_missing") as refused:
-        type(engine)(Host("cpu", tmp_path))
+        engines.SamAudioBase(Host("cpu", tmp_path))
     assert "NIGHTSHIFT_MODELS_ON_CPU" in refused.value.hint
     if not torch.cuda.is_available():
         with pytest.raises(NightshiftError, match="device_missing"):
-            type(engine)(Host("cuda:0", tmp_path))
+            engines.SamAudioBase(Host("cuda:0", tmp_path))
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 
 import numpy as np
 
@@ -61,6 +61,9 @@ class FixedRate:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             pass
+
+    def figures(self) -> Mapping[str, float]:
+        return {}
 
     def memory_bytes(self) -> int:
         return 0

@@ -68,6 +68,7 @@ class _Run:
         params = cast(SeparationParams, work.params)
         work.check()
         self._started = time.monotonic()
+        self._figures = dict(separator.figures())
         self._separator, self._work, self._params = separator, work, params
         self._reader = opened.enter_context(AudioReader(work.source.path, work.limits))
         info = self._reader.info
@@ -226,6 +227,7 @@ class _Run:
                 "blocks": self._block,
                 "blocks_resumed": self._resumed,
                 "channels_computed": self._channels_computed,
+                **{name: round(value - self._figures[name], 6) for name, value in self._separator.figures().items()},
                 "compute_seconds": round(self._compute_seconds, 3),
                 "wall_seconds": round(wall, 3),
                 "compute_share": round(self._compute_seconds / wall, 4) if wall else 0.0,

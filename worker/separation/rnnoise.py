@@ -11,7 +11,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -90,6 +90,9 @@ class RNNoise:
         check()
         speech = convert(wiener(mix, estimate), RATE, rate, heard.shape[0])
         return speech if scale == 1 else speech * scale
+
+    def figures(self) -> Mapping[str, float]:
+        return {}
 
     def memory_bytes(self) -> int:
         return _library_path().stat().st_size

@@ -36,7 +36,10 @@ class Task:
 
 
 class LongForm:
-    """A model with a way to cut blocks. window, overlap: frames.  batches: how many windows are computed at once."""
+    """A model with a way to cut blocks. window, overlap: frames.  batches: how many windows are computed at once.
+
+    evaluations, windows_evaluated: since it was made; an evaluation is of all windows of a batch.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class LongForm:
             raise ValueError("a window has frames of its own")
         self.model, self.batches = model, batches
         self.window, self.overlap, self.scheme = window, overlap, scheme
+        self.evaluations = self.windows_evaluated = 0
 
     @torch.inference_mode()
     def separate(
@@ -92,6 +96,8 @@ class LongForm:
 
         def compute(items: Sequence[int]) -> Tensor:
             check()
+            self.evaluations += 1
+            self.windows_evaluated += len(items)
             return self.model.evaluate(states[items[0] : items[-1] + 1], time, block.conditions(items))
 
         for items, made in self.batches.run(range(states.shape[0]), compute):

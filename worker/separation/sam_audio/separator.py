@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from common.params import SeparationParams
 from worker import device as devices
 from worker.separation.resample import convert
 from worker.separation.sam_audio.anchors import anchors
+from worker.separation.sam_audio.encoding import Encoder, Reach
+from worker.separation.sam_audio.fitting import Fitting
 from worker.separation.sam_audio.longform import LongForm, Task
 from worker.separation.sam_audio.model import SamAudio
 from worker.separation.sam_audio.sampler import TIERS
-from worker.separation.sam_audio.streaming import DECODE_LEFT, DECODE_RIGHT, PIECE, decode_stream, encode_stream
+from worker.separation.sam_audio.streaming import DECODE_LEFT, DECODE_RIGHT, decode_stream
 from worker.separation.sam_audio.watermark import message_of
 from worker.separation.separator import BlockAudio, Stem, Stems, wanted
 
 _ENCODED, _SAMPLED = 0.05, 0.85
-_LEAST_PIECE = 25
-# Of the published codec, for a frame with its share of context: about 95 MB a second.
-_CODEC_BYTES = 8_000_000
 
 
 class SamAudioSeparator:
-    """The blocks are such that five windows of 30 s with 5 s in common are exactly what a block hears.
+    """The blocks are such that five windows of 30 s with 5 s in common are exactly what a block samples.
 
     A block must begin at a whole second of the file: noise and marks are by the file's latent frames.
     """
 
     block_seconds = 120.0
-    context_seconds = (5.0, 4.0)
     overlap_seconds = 1.0
 
-    def __init__(self, name: str, version: str, form: LongForm) -> None:
+    def __init__(self, name: str, version: str, form: LongForm, reach: tuple[int, int] = (5, 4)) -> None:
+        """reach: seconds sampled before and after what a block gives."""
         self.name, self.version, self.form = name, version, form
         self.model: SamAudio = form.model
-        self.encodes = 0
-        self._piece = PIECE
+        self._reach = Reach(*reach, self.overlap_seconds)
+        self.context_seconds = self._reach.context
+        self._fitting = Fitting(name, self.model.device)
+        self._encoder = Encoder(self.model, self._fitting, self._reach)
 
     def separate(
         self, block: BlockAudio, params: SeparationParams, check: Callable[[], None]
@@ -55,7 +55,7 @@ class SamAudioSeparator:
         # On a card an evaluation is short; asking in every layer would keep it waiting.
         slow = self.model.device.type == "cpu"
         with devices.interruptible(self.model.network, check) if slow else nullcontext():
-            latents = self._encode(block, heard, check)
+            latents = self._encoder.encode(block, heard, check)
             yield _ENCODED
             states = yield from self._sample(block, params, latents, check)
             for done, stem in enumerate(stems):
@@ -65,21 +65,22 @@ class SamAudioSeparator:
                 yield _SAMPLED + (1 - _SAMPLED) * (done + 1) / len(stems)
         return given
 
+    def figures(self) -> Mapping[str, float]:
+        """encoded_seconds: of single channels.  evaluations: of the network, each of a batch of windows."""
+        return {
+            "encoded_seconds": self._encoder.seconds,
+            "evaluations": self.form.evaluations,
+            "windows_evaluated": self.form.windows_evaluated,
+        }
+
     def memory_bytes(self) -> int:
         """Of the weights."""
         return devices.size(self.model.network) + devices.size(self.model.text_encoder.model)
 
     def close(self) -> None:
         device = self.model.device
-        del self.model, self.form
+        del self.model, self.form, self._encoder
         devices.release(device)
-
-    def _encode(self, block: BlockAudio, heard: list[int], check: Callable[[], None]) -> Tensor:
-        """Latents [heard, 128, T] of everything the block hears."""
-        rate = self.model.config.audio_codec.sample_rate
-        waves = torch.from_numpy(np.stack([convert(block.samples[channel], block.rate, rate) for channel in heard]))
-        self.encodes += 1
-        return self._in_pieces(lambda piece: encode_stream(self.model, [waves], piece), check)
 
     def _sample(
         self, block: BlockAudio, params: SeparationParams, latents: Tensor, check: Callable[[], None]
@@ -90,7 +91,8 @@ class SamAudioSeparator:
         for index, prompt in enumerate(params.prompts):
             marked = anchors(prompt.spans, codec.sample_rate, codec.hop, pointer=f"/params/prompts/{index}/spans")
             tasks += [Task(row, prompt.description, marked) for row in range(latents.shape[0])]
-        start = round(block.start * self.model.config.frame_rate / block.rate)
+        begin, _ = self._reach.sampled(block)
+        start = round((block.start / block.rate + begin) * self.model.config.frame_rate)
         steps = self.form.separate(latents, tasks, start, params.seed, TIERS[params.quality], check)
         while True:
             try:
@@ -106,34 +108,16 @@ class SamAudioSeparator:
         codec = self.model.config.audio_codec
         target, residual = self.model.split(states)
         latent = target if stem.part == "target" else residual
+        begin, _ = self._reach.sampled(block)
         # From a whole second on, which is a whole sample at any rate, with a second to spare for the conversion.
         per_second = round(self.model.config.frame_rate)
-        first = max(0, block.keep.start // block.rate - 1) * per_second
-        last = min(latent.shape[-1], (-(-block.keep.stop // block.rate) + 1) * per_second)
+        first_second = max(begin, block.keep.start // block.rate - 1)
+        first = (first_second - begin) * per_second
+        last = min(latent.shape[-1], (-(-block.keep.stop // block.rate) + 1 - begin) * per_second)
         before = max(0, first - DECODE_LEFT)
         part = latent[..., before : min(last + DECODE_RIGHT, latent.shape[-1])]
-        waves = self._in_pieces(lambda piece: decode_stream(self.model, [part], message, piece=piece), check)
+        waves = self._fitting.run(lambda piece: decode_stream(self.model, [part], message, piece=piece), check)
         waves = waves[:, (first - before) * codec.hop : (last - before) * codec.hop]
-        skipped = block.keep.start - first // per_second * block.rate
+        skipped = block.keep.start - first_second * block.rate
         stop = skipped + block.keep.stop - block.keep.start
         return np.stack([convert(wave, codec.sample_rate, block.rate, stop)[skipped:] for wave in waves.cpu().numpy()])
-
-    def _in_pieces(self, computed: Callable[[int], Iterable[Tensor]], check: Callable[[], None]) -> Tensor:
-        """All pieces together; smaller ones where memory runs out, which gives the same."""
-        while True:
-            parts: list[Tensor] = []
-            try:
-                for part in computed(self._piece):
-                    check()
-                    parts.append(part)
-                return torch.cat(parts, dim=-1)
-            except RuntimeError as error:
-                if not devices.out_of_memory(error):
-                    raise
-                if self._piece <= _LEAST_PIECE:
-                    needed = _LEAST_PIECE * _CODEC_BYTES
-                    raise devices.does_not_fit(f"{self.name}'s codec does", self.model.device, needed) from error
-            # Only here, with the exception gone, does nothing hold the tensors of the failed piece any more.
-            del parts
-            self._piece = max(_LEAST_PIECE, self._piece // 2)
-            devices.release(self.model.device)

@@ -58,12 +58,17 @@ def pieces(stream: Iterable[Tensor], own: int, left: int, right: int) -> Iterato
         before = stop
 
 
-def encode_stream(model: SamAudio, waves: Iterable[Tensor], piece: int = PIECE) -> Iterator[Tensor]:
-    """Samples, float32 [B, n] at 48 kHz, to latents [B, 128, k]: together those of `SamAudio.encode` on the whole."""
+def encode_range(model: SamAudio, waves: Tensor, start: int, stop: int, piece: int = PIECE) -> Iterator[Tensor]:
+    """Latents [B, 128, k], together those of the frames [start, stop) of `SamAudio.encode` on the whole.
+
+    waves: float32 [B, n] at 48 kHz.
+    """
     hop = model.config.audio_codec.hop
-    for part in pieces(waves, piece * hop, ENCODE_CONTEXT * hop, ENCODE_CONTEXT * hop):
-        latent = model.encode(part.values[:, None])
-        yield latent[..., part.keep.start // hop : -(-part.keep.stop // hop)]
+    for first in range(start, stop, piece):
+        last = min(first + piece, stop)
+        before = max(0, first - ENCODE_CONTEXT)
+        latent = model.encode(waves[:, None, before * hop : (last + ENCODE_CONTEXT) * hop])
+        yield latent[..., first - before : last - before]
 
 
 def decode_stream(
