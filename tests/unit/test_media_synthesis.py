@@ -9,7 +9,7 @@ import soundfile
 
 from common.errors import NightshiftError
 from tests import media
-from worker.media import speech as speech_module
+from worker.media import espeak as espeak_module
 from worker.media.measure import si_sdr
 from worker.media.speech import speech
 from worker.media.synthesis import demo_mix, music, pink_noise
@@ -55,7 +55,7 @@ def test_an_unknown_voice_is_told() -> None:
 
 
 def test_without_espeak_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech_module, "available", lambda: False)
+    monkeypatch.setattr(espeak_module, "available", lambda: False)
     with pytest.raises(NightshiftError) as caught:
         speech("Hello.")
     assert caught.value.code == "engine_not_ready"
