@@ -30,20 +30,30 @@ HINTS = {
     "decoder_crashed": "Check that the file plays elsewhere; converting it to flac first may help.",
 }
 
+IMAGE_HINTS = {
+    "unsupported_media": "Send one still image with 8 or 16 bits a channel: jpeg, png, webp or tiff.",
+    "corrupt_media": "Check that the file is complete and opens elsewhere.",
+    "too_many_pixels": "Scale it down first, or ask the operator to raise NIGHTSHIFT_MAX_PIXELS.",
+    "image_too_small": "Send a larger image, or more of it.",
+    "decoder_crashed": "Check that the file opens elsewhere; converting it to png first may help.",
+}
+
 
 class Child:
     """A sandbox working on one file; a context manager."""
 
-    def __init__(self, mode: Literal["probe", "decode"], path: Path, limits: Limits) -> None:
+    def __init__(self, mode: Literal["probe", "decode", "picture"], path: Path, limits: Limits) -> None:
         """Raises `input_missing`, `empty_input`."""
         if not path.is_file():
             raise NightshiftError("input_missing", "The input file is not there.")
         if path.stat().st_size == 0:
             raise NightshiftError("empty_input", "The input has 0 bytes.", hint="Send a file with content.")
         cpu = _CPU_SECONDS_FIXED + limits.duration_seconds * _CPU_SECONDS_PER_SECOND
-        given = json.dumps({"channels": limits.channels, "cpu_seconds": int(cpu)})
+        given = json.dumps({"channels": limits.channels, "pixels": limits.pixels, "cpu_seconds": int(cpu)})
+        self._media = "image" if mode == "picture" else "audio"
+        module = "worker.media.image_sandbox" if mode == "picture" else "worker.media.sandbox"
         self._process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-m", "worker.media.sandbox", mode, str(path.resolve()), given],
+            [sys.executable, "-s", "-P", "-m", module, mode, str(path.resolve()), given],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -75,13 +85,13 @@ class Child:
         """The messages up to the child's end. Raises the child's own refusals and `decoder_crashed`."""
         while header := self._exactly(wire.HEADER.size):
             kind, size = wire.HEADER.unpack(header)
-            if size > (wire.MAX_JSON if kind != wire.PCM else 4 * 256 * wire.MAX_PCM_FRAMES):
+            if size > wire.LARGEST.get(kind, wire.MAX_JSON):
                 raise self._crashed("it sent more than it may")
             body = self._exactly(size)
             if body is None:
                 raise self._crashed(self._fate())
             if kind == wire.ERROR:
-                raise _refusal(json.loads(body))
+                raise self._refusal(json.loads(body))
             yield kind, body
         if self._process.wait() != 0:
             raise self._crashed(self._fate())
@@ -102,20 +112,23 @@ class Child:
     def _fate(self) -> str:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return "it used more processor time than any real audio needs"
+            return f"it used more processor time than any real {self._media} needs"
         if code < 0:
             return f"it died of {signal.Signals(-code).name}"
         return f"it ended with status {code}"
 
     def _crashed(self, how: str) -> NightshiftError:
         return NightshiftError(
-            "decoder_crashed", f"The decoder crashed on this input: {how}.", hint=HINTS["decoder_crashed"]
+            "decoder_crashed", f"The decoder crashed on this input: {how}.", hint=self._hints["decoder_crashed"]
         )
 
+    def _refusal(self, body: dict[str, Any]) -> NightshiftError:
+        code = body["code"] if body.get("code") in CATALOGUE else "corrupt_media"
+        return NightshiftError(code, str(body.get("detail", ""))[:500], hint=self._hints.get(code, ""))
 
-def _refusal(body: dict[str, Any]) -> NightshiftError:
-    code = body["code"] if body.get("code") in CATALOGUE else "corrupt_media"
-    return NightshiftError(code, str(body.get("detail", ""))[:500], hint=HINTS.get(code, ""))
+    @property
+    def _hints(self) -> dict[str, str]:
+        return IMAGE_HINTS if self._media == "image" else HINTS
 
 
 def _widen(pipe: int) -> None:

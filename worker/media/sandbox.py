@@ -7,24 +7,20 @@ nothing else), and uses only the demuxers and audio decoders named here. It writ
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import resource
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.media import wire
+from worker.media.confine import Refused, confine, forbid_threads, send, take_stdout
 from worker.media.headers import flac_bits, is_known_container, mp3_has_frame_count, wav_header
 
 if TYPE_CHECKING:
     from worker.media.track import Track
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
-MEMORY_BYTES = 2 << 30
 
 # Containers, by FFmpeg's names. Absent on purpose: hls, dash, concat, sdp, image and text formats, anything that
 # names other files.
@@ -45,15 +41,6 @@ _LOSSLESS = ("flac", "alac", "wavpack", "wmalossless", "truehd")
 _PRECISE = ("wav", "w64", "flac", "aiff", "au", "caf", "mov", "matroska")
 
 
-class Refused(Exception):
-    """The input cannot be decoded: a code of the catalogue and a sentence."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
-
-
 class _Source:
     """A file as FFmpeg sees it: bytes without a name, so that neither name nor extension decides what it is."""
 
@@ -66,46 +53,20 @@ class _Source:
 
 def main(arguments: list[str]) -> int:
     mode, path, limits = arguments[0], Path(arguments[1]), json.loads(arguments[2])
-    # stdout belongs to the messages; what a library prints goes nowhere.
-    out = os.dup(1)
-    os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _confine(int(limits["cpu_seconds"]))
+    out = take_stdout()
+    confine(int(limits["cpu_seconds"]))
     # Within the bounds, and before threads are forbidden: some libraries start theirs when imported.
     import worker.media.track  # noqa: F401
 
-    _limit(resource.RLIMIT_NPROC, 0)
+    forbid_threads()
     try:
         for kind, body in _messages(path, limits, decode=mode == "decode"):
-            _send(out, kind, body)
+            send(out, kind, body)
     except Refused as refusal:
-        _send(out, wire.ERROR, json.dumps({"code": refusal.code, "detail": refusal.detail}).encode())
+        send(out, wire.ERROR, json.dumps({"code": refusal.code, "detail": refusal.detail}).encode())
     except BrokenPipeError:
         return 1
     return 0
-
-
-def _confine(cpu_seconds: int) -> None:
-    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
-    _limit(resource.RLIMIT_CPU, cpu_seconds)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_NOFILE, 64)
-
-
-def _limit(what: int, value: int) -> None:
-    _, hard = resource.getrlimit(what)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    # macOS refuses some of them; the others still hold.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(what, (value, value))
-
-
-def _send(out: int, kind: bytes, body: bytes) -> None:
-    view = memoryview(wire.HEADER.pack(kind, len(body)) + body)
-    while view:
-        view = view[os.write(out, view) :]
 
 
 def _messages(path: Path, limits: dict[str, Any], *, decode: bool) -> Iterator[tuple[bytes, bytes]]:
