@@ -71,6 +71,7 @@ def engine_view(spec: EngineSpec, workers: list[Process]) -> schemas.Engine:
         hint=hint or None,
         spans=spec.spans,
         vocabulary=sorted(spec.vocabulary) if spec.vocabulary is not None else None,
+        voices=list(spec.voices),
     )
 
 

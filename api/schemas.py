@@ -222,6 +222,7 @@ class Engine(Model):
     hint: str | None = Field(description="How to get it")
     spans: bool = Field(description="Whether it takes time spans")
     vocabulary: list[str] | None = Field(description="The descriptions it understands; null: any text")
+    voices: list[str] = Field(description="Voices that a speaking engine brings")
 
 
 class EngineList(Model):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from common import espeak
 from common.errors import NightshiftError
 
 
@@ -65,7 +66,7 @@ class EngineSpec:
 
     target: `module:Class` of the worker's implementation.  vocabulary: the descriptions a separation engine
     understands, each with the stem it means; None: any text.  features: what else it can do, in words of its kind.
-    packages: modules that must be importable.
+    voices: that a speaking engine brings.  packages: modules that must be importable.
     """
 
     name: str
@@ -80,6 +81,7 @@ class EngineSpec:
     vocabulary: Mapping[str, str] | None = None
     spans: bool = False
     features: frozenset[str] = frozenset()
+    voices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = field(default=())
 
     def missing(self, models: Path, *, token: bool = False) -> tuple[str, str] | None:
@@ -242,6 +244,48 @@ REGISTRY: dict[str, EngineSpec] = {
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
             "636 M parameters, 2.6 GB of weights",
         ),
+        EngineSpec(
+            name="espeak",
+            kind=Kind.TTS,
+            target="worker.tts.espeak:EspeakEngine",
+            lane=Lane.CPU,
+            summary="Any text in some 130 languages, plainly synthetic, at once on any CPU; clones no voice",
+            licence="GPL-3.0, in a process of its own",
+            packages=("espeakng_loader",),
+            install="pip install 'nightshift[espeak]'",
+            features=frozenset({"speed", "variants"}),
+            voices=espeak.VOICES,
+        ),
+        EngineSpec(
+            name="csm-1b",
+            kind=Kind.TTS,
+            target="worker.tts.csm.engine:Csm1b",
+            lane=Lane.GPU,
+            summary="Natural speech and conversation in English, also in a voice of yours; 3.3 GB on a card, gated",
+            licence="Apache-2.0, code and weights; not for imitating people who have not consented",
+            packages=("torch", "transformers", "huggingface_hub"),
+            install=_MODELS,
+            weights=Weights(
+                folder="csm-1b",
+                files=(
+                    "config.json",
+                    "generation_config.json",
+                    "preprocessor_config.json",
+                    "tokenizer.json",
+                    "tokenizer_config.json",
+                    "special_tokens_map.json",
+                    "chat_template.jinja",
+                    "transformers.safetensors.index.json",
+                    "transformers-00001-of-00002.safetensors",
+                    "transformers-00002-of-00002.safetensors",
+                ),
+                repository="sesame/csm-1b",
+                gated=True,
+                licence_url="https://huggingface.co/sesame/csm-1b",
+            ),
+            features=frozenset({"cloning", "temperature", "context"}),
+            voices=tuple(f"csm:{number}" for number in range(10)),
+        ),
         _whisper("whisper", "openai/whisper-base", Lane.CPU, "on any CPU; 290 MB of weights"),
         _whisper("whisper-large", "openai/whisper-large-v3-turbo", Lane.GPU, "1.6 GB of weights"),
         EngineSpec(
@@ -258,6 +302,7 @@ REGISTRY: dict[str, EngineSpec] = {
 DEFAULTS: dict[Kind, str] = {
     Kind.SEPARATION: "rnnoise",
     Kind.SEGMENTATION: "grabcut",
+    Kind.TTS: "espeak",
     Kind.TRANSCRIPTION: "whisper",
     Kind.VOICE: "excerpt",
 }

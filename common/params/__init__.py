@@ -17,13 +17,14 @@ from common.params.segmentation import (
 )
 from common.params.separation import AudioOutput, Prompt, SeparationParams, SeparationRequest
 from common.params.transcription import TranscriptionParams, TranscriptionRequest
+from common.params.tts import TtsParams, TtsRequest
 from common.params.voice import VoiceParams, VoiceRequest
 
 __all__ = [
-    "AudioOutput", "Automatic", "Callback", "Input", "JobRequest", "MediaRequest", "Params", "Prompt", "Request",
-    "Rle", "SegmentationParams", "SegmentationPrompt", "SegmentationRequest", "SeparationParams",
-    "SeparationRequest", "Strict", "TranscriptionParams", "TranscriptionRequest", "VoiceParams", "VoiceRequest",
-    "parse_request", "sources_of",
+    "AudioOutput", "Automatic", "Callback", "Input", "JobRequest", "MediaRequest", "Params", "Prompt",
+    "Request", "Rle", "SegmentationParams", "SegmentationPrompt", "SegmentationRequest", "SeparationParams",
+    "SeparationRequest", "Strict", "TranscriptionParams", "TranscriptionRequest", "TtsParams", "TtsRequest",
+    "VoiceParams", "VoiceRequest", "parse_request", "sources_of",
 ]  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def _kind(value: Any) -> Any:
 JobRequest = Annotated[
     Annotated[SeparationRequest, Tag(Kind.SEPARATION)]
     | Annotated[SegmentationRequest, Tag(Kind.SEGMENTATION)]
+    | Annotated[TtsRequest, Tag(Kind.TTS)]
     | Annotated[TranscriptionRequest, Tag(Kind.TRANSCRIPTION)],
     Discriminator(_kind),
 ]
