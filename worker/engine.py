@@ -114,6 +114,10 @@ class Voice:
     transcript: str
 
 
+def _no_engine(name: str) -> Engine:
+    raise LookupError(name)
+
+
 @dataclass(frozen=True)
 class Work:
     """One job as an engine sees it.
@@ -122,6 +126,8 @@ class Work:
     voices: the voices that the request names, by their id.
     check: raises when the job must stop (cancelled, lease lost); to be called at least every few seconds.
     block_seconds: overrides the engine's own block length.
+    acquire: gives another engine by its name, loaded on the same card; it may take the place of any that was given
+    before, also of the one that asks, so each is asked for where it is used.
     """
 
     job_id: str
@@ -133,6 +139,7 @@ class Work:
     limits: Limits = Limits()
     check: Callable[[], None] = lambda: None
     block_seconds: float | None = None
+    acquire: Callable[[str], Engine] = _no_engine
 
     @property
     def source(self) -> Source:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from common.db import uploads
+from common.db import uploads, voices
 from common.db.engine import Database
 from common.errors import NightshiftError
 from common.jobs import query
 from common.jobs.job import Job
 from common.outbound.fetch import fetch
-from common.params import Input, sources_of
+from common.params import Input, parse_request, sources_of
 from common.settings import Settings
 from common.storage.store import Store
-from worker.engine import Source
+from worker.engine import Source, Voice
 from worker.media.probe import sha256_file
 
 _CHUNK = 1 << 20
@@ -43,6 +43,31 @@ class Inputs:
             _Fetch(self, job, pointer, source, folder / f"input-{number}", tell, check).run()
             for number, (pointer, source) in enumerate(wanted.items())
         )
+
+    def bring_voices(self, job: Job, folder: Path, check: Callable[[], None]) -> dict[str, Voice]:
+        """The voices that the job names, by their id, their excerpts in `folder`.
+
+        Raises `voice_missing`, `voice_not_ready`, `storage_failed`.
+        """
+        named = parse_request(dict(job.request)).voices()
+        with self.database.read() as tx:
+            found = voices.require(tx, job.key_id, named)
+        brought = {}
+        for pointer, voice_id in named.items():
+            check()
+            voice = found[voice_id]
+            assert voice.excerpt is not None and voice.transcript is not None
+            target = folder / f"{voice_id}.flac"
+            try:
+                self.store.download(voice.excerpt, target)
+            except NightshiftError as error:
+                if error.code != "input_missing":
+                    raise
+                raise NightshiftError(
+                    "voice_missing", f"The audio of the voice {voice_id} is gone from the storage.", pointer=pointer
+                ) from error
+            brought[voice_id] = Voice(voice_id, voice.name, target, voice.transcript)
+        return brought
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from common.db.engine import Database
+from common.engines import Kind
 from common.jobs import running
 from common.jobs.job import Job
 from common.storage import keys as layout
 from common.storage.store import Store
-from worker.engine import Artifact, BlockDone
+from worker.engine import Artifact, BlockDone, Voice
 from worker.media.probe import sha256_file
 
 _BLOCK_TYPE = "application/octet-stream"
@@ -23,7 +24,7 @@ _BLOCK_TYPE = "application/octet-stream"
 def fingerprint(job: Job, engine_version: str, inputs: Sequence[str], block_seconds: float | None) -> str:
     """Of everything that decides what a block holds: blocks under another fingerprint are not used.
 
-    inputs: SHA-256 of each.
+    inputs: SHA-256 of each, and of each voice.
     """
     decides = {
         "kind": job.kind,
@@ -34,6 +35,18 @@ def fingerprint(job: Job, engine_version: str, inputs: Sequence[str], block_seco
         "block_seconds": block_seconds,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def digest(voice: Voice) -> str:
+    """Of a voice as engines hear it, in hexadecimal."""
+    return hashlib.sha256(f"{sha256_file(voice.audio)} {voice.transcript}".encode()).hexdigest()
+
+
+def folder_of(job: Job) -> str:
+    """Where this attempt's artifacts go: a voice's audio belongs to the voice, and outlives the job."""
+    if job.kind == Kind.VOICE:
+        return layout.voice_folder(job.key_id, job.request["params"]["voice"], job.attempt)
+    return layout.attempt_folder(job.id, job.attempt)
 
 
 class StoredBlocks:
@@ -60,7 +73,10 @@ class StoredBlocks:
 
 @dataclass(frozen=True)
 class Publisher:
-    """Stores a running job's files. Each file is in the store before the database speaks of it."""
+    """Stores a running job's files. Each file is in the store before the database speaks of it.
+
+    folder: where the artifacts go.
+    """
 
     store: Store
     database: Database
@@ -68,6 +84,7 @@ class Publisher:
     fingerprint: str
     lease_seconds: float
     check: Callable[[], None]
+    folder: str
 
     def block(self, done: BlockDone) -> None:
         """Stores a finished block and records it. Raises LeaseLost."""
@@ -88,9 +105,9 @@ class Publisher:
         )
 
     def artifact(self, artifact: Artifact) -> dict[str, Any]:
-        """Stores an artifact under this attempt's folder; returns its entry in the result."""
+        """Stores an artifact in the folder; returns its entry in the result."""
         self.check()
-        key = layout.artifact(self.job.id, self.job.attempt, artifact.path.name)
+        key = layout.check_key(self.folder + artifact.path.name)
         stat = self.store.put(key, artifact.path, artifact.content_type)
         return {
             "name": artifact.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ from common.settings import Settings
 from common.states import Reason
 from common.storage.store import Store
 from worker.card import Card
-from worker.engine import Artifact, BlockDone, Engine, Limits, Metrics, Note, Progress, Source, Work
+from worker.engine import Artifact, BlockDone, Engine, Limits, Metrics, Note, Progress, Source, Voice, Work
 from worker.inputs import Inputs
 from worker.media.overlap import Behind
 from worker.outcome import (
@@ -41,7 +41,7 @@ from worker.outcome import (
     of_exception,
 )
 from worker.presence import Presence
-from worker.publish import Publisher, StoredBlocks, fingerprint
+from worker.publish import Publisher, StoredBlocks, digest, fingerprint, folder_of
 from worker.watch import Rhythm, Watch
 
 _log = log.get(__name__)
@@ -183,20 +183,21 @@ class _Attempt:
 
     def perform(self) -> Outcome:
         """The way of a job, as design.md tells it. Raises what ends it early."""
-        sources = self._fetch()
+        sources, voices = self._fetch()
         spec = lookup(self._job.engine, Kind(self._job.kind))
         engine = self._load(spec)
-        work, publisher = self._prepare(engine, sources)
+        work, publisher = self._prepare(engine, sources, voices)
         outcome = self._compute(engine, work, publisher)
         return outcome or Succeeded(self._result(engine, sources))
 
-    def _fetch(self) -> tuple[Source, ...]:
+    def _fetch(self) -> tuple[tuple[Source, ...], dict[str, Voice]]:
         def tell(done: int, total: int | None) -> None:
             self._watch.moved({"phase": "fetch", "done": done, "total": total, "unit": "bytes"})
 
         runner = self._runner
         inputs = Inputs(runner.settings, runner.database, runner.store)
-        return inputs.bring(self._job, self._folder, tell, self._watch.check)
+        voices = inputs.bring_voices(self._job, self._folder, self._watch.check)
+        return inputs.bring(self._job, self._folder, tell, self._watch.check), voices
 
     def _load(self, spec: EngineSpec) -> Engine:
         def tell(done: int, total: int | None) -> None:
@@ -209,9 +210,12 @@ class _Attempt:
         self._watch.check()
         return engine
 
-    def _prepare(self, engine: Engine, sources: tuple[Source, ...]) -> tuple[Work, Publisher]:
+    def _prepare(
+        self, engine: Engine, sources: tuple[Source, ...], voices: Mapping[str, Voice]
+    ) -> tuple[Work, Publisher]:
         settings, job = self._runner.settings, self._job
-        mark = fingerprint(job, engine.version, [source.sha256 for source in sources], settings.block_seconds)
+        heard = [source.sha256 for source in sources] + [digest(voice) for voice in voices.values()]
+        mark = fingerprint(job, engine.version, heard, settings.block_seconds)
         with self._runner.database.read() as tx:
             found = running.finished_blocks(tx, job.id, mark)
         if found:
@@ -224,12 +228,14 @@ class _Attempt:
             sources=sources,
             scratch=scratch,
             blocks=StoredBlocks(self._runner.store, found, self._folder),
+            voices=voices,
             limits=Limits(settings.max_duration_seconds, settings.max_channels, settings.max_pixels),
             check=self._watch.check,
             block_seconds=settings.block_seconds,
+            acquire=lambda name: self._load(lookup(name)),
         )
         store, database = self._runner.store, self._runner.database
-        return work, Publisher(store, database, job, mark, settings.lease_seconds, self._watch.check)
+        return work, Publisher(store, database, job, mark, settings.lease_seconds, self._watch.check, folder_of(job))
 
     def _compute(self, engine: Engine, work: Work, publisher: Publisher) -> Outcome | None:
         """Runs the engine and stores what it gives, behind it. Returns an outcome where it stops at a block's end."""
