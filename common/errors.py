@@ -80,6 +80,7 @@ CATALOGUE: dict[str, Code] = {
     "too_many_channels": Code(422, "The audio has more channels than allowed"),
     "unsupported_rate": Code(422, "The sample rate is outside the range this service reads"),
     "too_long": Code(422, "The audio is longer than allowed"),
+    "span_outside": Code(422, "A time span lies beyond the end of the audio"),
     "too_many_pixels": Code(422, "The image has more pixels than allowed"),
     "image_too_small": Code(422, "The image is too small or too narrow"),
     "invalid_prompt": Code(422, "A prompt does not fit the image"),

@@ -21,7 +21,7 @@ from worker.media.decode import AudioReader
 from worker.media.formats import block_format, output_plan
 from worker.media.overlap import ahead
 from worker.media.waveform import PeaksAccumulator
-from worker.separation import channels
+from worker.separation import channels, spans
 from worker.separation.assemble import StemTrack
 from worker.separation.checkpoint import BlockFiles
 from worker.separation.finishing import Finishing
@@ -106,6 +106,7 @@ class _Run:
         self._resumed = 0
 
     def events(self) -> Iterator[Event]:
+        yield from self._spans()
         yield self._progress("separate", 0)
         for block in self._blocks:
             self._work.check()
@@ -129,6 +130,15 @@ class _Run:
             yield self._progress("assemble", self._finishing.assembled)
         yield from self._saved()
         yield from self._results()
+
+    def _spans(self) -> Iterator[Event]:
+        """Looks at the spans before anything is computed. Only where one reaches beyond the declared end, or none is
+        declared, is it worth to count."""
+        declared = -1.0 if self._reader.info.estimated else self._reader.info.duration or -1.0
+        if any(spans.beyond(self._params, declared)):
+            seconds = spans.length(self._work.source.path, self._work.limits, self._work.check)
+            for sentence in spans.clamped(self._params, seconds):
+                yield Note("info", "span_clamped", sentence)
 
     def _heard(self) -> Iterator[np.ndarray]:
         """The decoded chunks, drawn as they pass; on the decoding thread."""
@@ -203,6 +213,14 @@ class _Run:
                 f"The file declares {shortfall.declared_seconds:.2f} s but holds {shortfall.decoded_seconds:.2f} s: "
                 "it is truncated or damaged. What is there was processed.",
             )
+            for span in spans.beyond(self._params, shortfall.decoded_seconds):
+                if span.end <= shortfall.declared_seconds:
+                    yield Note(
+                        "warning",
+                        "span_clamped",
+                        f"The span of {span.prompt.name!r} from {span.start:g} to {span.end:g} s reaches into what is "
+                        "missing, and had no effect there.",
+                    )
         for change in self._plan.changes:
             yield Note("info", "output_changed", change)
 

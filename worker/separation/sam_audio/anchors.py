@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import NightshiftError
+from worker.separation.spans import outside
 
 NULL, WANTED, UNWANTED, PAD = 0, 1, 2, 3
 """The marks the model knows: none, the sound is here (+), it is not (-), beyond the clip."""
@@ -37,7 +38,8 @@ def anchors(
     it would have no effect otherwise.  rate: Hz.  hop: samples of a frame.  seconds: the length of the file where it is
     known.  pointer: where the spans stand in the request.
 
-    Raises `invalid_request` for a span before 0, after the end, that is empty or turned round, or not a number.
+    Raises `invalid_request` for a span before 0, that is empty or turned round, or not a number; `span_outside` for one
+    after the end.
     """
     return tuple(_anchor(span, rate, hop, seconds, f"{pointer}/{index}") for index, span in enumerate(spans))
 
@@ -61,7 +63,7 @@ def _anchor(span: Span, rate: int, hop: int, seconds: float | None, pointer: str
     if end <= start:
         raise _refused(f"The span from {start:g} to {end:g} s must end after it starts.", pointer)
     if seconds is not None and start >= seconds:
-        raise _refused(f"The span from {start:g} s begins after the recording's end at {seconds:g} s.", pointer)
+        raise outside(start, seconds, pointer)
     first, stop = math.ceil(start * rate / hop), math.ceil(end * rate / hop)
     if first == stop:
         first = math.floor(start * rate / hop)
