@@ -39,7 +39,7 @@ class SamAudioEngine(SeparationEngine):
             raise NightshiftError("weights_missing", f"The engine {spec.name} says nothing of its weights.")
         # Before gigabytes are fetched for a machine that may not use them.
         devices.choose(host, spec.name)
-        folder = locate(spec.weights, host.models, host.token)
+        folder = locate(spec.weights, host.models, host.token, tell=host.on_fetch)
         super().__init__(separator(spec.name, folder, host))
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from common.engines import Weights
 from common.errors import NightshiftError
+from worker.weights import Tell
 
 
-def locate(weights: Weights, models: Path, token: str | None = None, endpoint: str | None = None) -> Path:
+def locate(
+    weights: Weights,
+    models: Path,
+    token: str | None = None,
+    endpoint: str | None = None,
+    tell: Tell = lambda done, total: None,
+) -> Path:
     """The folder of the weights below `models`, or at an absolute path; what is missing is fetched into it.
 
-    token: of an account that accepted the licence.  endpoint: another hub than the public one.
+    token: of an account that accepted the licence.  endpoint: another hub than the public one.  tell: called with bytes
+    of a file so far and in all; what it raises ends the fetching.
     Raises `weights_missing` where they cannot be had, `weights_refused` where the hub refuses them to this token.
     """
     folder = models / weights.folder
@@ -23,10 +32,12 @@ def locate(weights: Weights, models: Path, token: str | None = None, endpoint: s
             f"{folder} lacks {', '.join(name for name in weights.files if not (folder / name).is_file())}.",
             hint=f"Put the weights there: {weights.licence_url}" if weights.licence_url else "",
         )
-    return _fetch(weights, weights.repository, folder, token, endpoint)
+    return _fetch(weights, weights.repository, folder, token, endpoint, tell)
 
 
-def _fetch(weights: Weights, repository: str, folder: Path, token: str | None, endpoint: str | None) -> Path:
+def _fetch(
+    weights: Weights, repository: str, folder: Path, token: str | None, endpoint: str | None, tell: Tell
+) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -38,7 +49,14 @@ def _fetch(weights: Weights, repository: str, folder: Path, token: str | None, e
 
     try:
         for name in weights.files:
-            hf_hub_download(repository, name, local_dir=folder, token=token or False, endpoint=endpoint)
+            hf_hub_download(
+                repository,
+                name,
+                local_dir=folder,
+                token=token or False,
+                endpoint=endpoint,
+                tqdm_class=_telling(tell),
+            )
     except RemoteEntryNotFoundError as error:
         raise NightshiftError("weights_missing", f"The repository {repository} lacks {name}.") from error
     except (GatedRepoError, RepositoryNotFoundError) as error:
@@ -53,6 +71,22 @@ def _fetch(weights: Weights, repository: str, folder: Path, token: str | None, e
     except (LocalEntryNotFoundError, OSError) as error:
         raise _unreachable(repository, folder, error) from error
     return folder
+
+
+def _telling(tell: Tell) -> Any:
+    """What the hub's library takes for a progress bar."""
+    from tqdm.std import tqdm
+
+    class Telling(tqdm):
+        def __init__(self, *_: Any, total: float | None = None, initial: float = 0, **__: Any) -> None:
+            super().__init__(disable=True)
+            self._done, self._total = int(initial), int(total) if total else None
+
+        def update(self, n: float | None = 1) -> None:
+            self._done += int(n or 0)
+            tell(self._done, self._total)
+
+    return Telling
 
 
 def _refused(weights: Weights, repository: str, token: str | None) -> NightshiftError:
