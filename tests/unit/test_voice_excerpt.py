@@ -103,10 +103,6 @@ def test_every_excerpt_is_of_the_right_length_and_cuts_no_phrase(shape: list[tup
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 words = st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=6)
-    st.sampled_from(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]),
-    min_size=1,
-    max_size=6,
-)
 
 
 @given(st.lists(words, min_size=1, max_size=8), st.data())
