@@ -51,6 +51,7 @@ class Reason(StrEnum):
 class Verb(StrEnum):
     SUBMIT = "submit"
     RELEASE = "release"
+    RECALL = "recall"
     CLAIM = "claim"
     CHECKPOINT = "checkpoint"
     SUCCEED = "succeed"
@@ -73,6 +74,8 @@ TABLE: frozenset[Transition] = frozenset(
     {
         Transition(None, Verb.SUBMIT, State.WAITING),
         Transition(State.WAITING, Verb.RELEASE, State.QUEUED),
+        # Its batch was paused or its window closed before anybody took it up.
+        Transition(State.QUEUED, Verb.RECALL, State.WAITING),
         Transition(State.QUEUED, Verb.CLAIM, State.RUNNING),
         Transition(State.RUNNING, Verb.CHECKPOINT, State.RUNNING),
         Transition(State.RUNNING, Verb.SUCCEED, State.SUCCEEDED),

@@ -69,7 +69,10 @@ jobs = Table(
     Column("kind", Text, nullable=False),
     Column("engine", Text, nullable=False),
     Column("lane", Text, nullable=False, comment="Which workers may run it: cpu or gpu"),
-    Column("batch", Text),
+    Column("batch", Text, comment="A label; of a job of a batch, the batch's name"),
+    Column("batch_id", Text, ForeignKey("batches.id")),
+    Column("batch_item", Integer, comment="Its place among the items of the batch, from 1"),
+    Column("item", Json, comment="What names its results: title, show, date, suffix"),
     Column("priority", SmallInteger, nullable=False),
     Column("request", Json, nullable=False),
     Column("state", Text, nullable=False),
@@ -109,6 +112,7 @@ jobs = Table(
     CheckConstraint(f"({among('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="terminal_is_finished"),
     CheckConstraint("upstream IS NULL OR state = 'waiting' OR " + among("state", TERMINAL), name="upstream_waits"),
     CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
+    CheckConstraint("(batch_id IS NULL) = (batch_item IS NULL)", name="item_of_a_batch"),
     Index(
         "ix_jobs_claim",
         text("priority DESC"),
@@ -124,8 +128,35 @@ jobs = Table(
         "priority",
         "run_at",
         "id",
-        postgresql_where=text("state = 'waiting' AND upstream IS NULL"),
-        sqlite_where=text("state = 'waiting' AND upstream IS NULL"),
+        postgresql_where=text("state = 'waiting' AND upstream IS NULL AND batch_id IS NULL"),
+        sqlite_where=text("state = 'waiting' AND upstream IS NULL AND batch_id IS NULL"),
+    ),
+    # By batch, so that what waits in a batch that is not open costs a release nothing.
+    Index(
+        "ix_jobs_release_batch",
+        "batch_id",
+        "lane",
+        "priority",
+        "run_at",
+        "id",
+        postgresql_where=text("state = 'waiting' AND upstream IS NULL AND batch_id IS NOT NULL"),
+        sqlite_where=text("state = 'waiting' AND upstream IS NULL AND batch_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_item",
+        "batch_id",
+        "batch_item",
+        unique=True,
+        postgresql_where=text("batch_id IS NOT NULL"),
+        sqlite_where=text("batch_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_item_state",
+        "batch_id",
+        "state",
+        "batch_item",
+        postgresql_where=text("batch_id IS NOT NULL"),
+        sqlite_where=text("batch_id IS NOT NULL"),
     ),
     Index(
         "ix_jobs_lease",
@@ -185,6 +216,104 @@ jobs = Table(
     ),
 )  # fmt: skip
 
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("source", Json, nullable=False, comment="Where its items come from"),
+    Column("template", Json, nullable=False, comment="What its items have in common"),
+    Column("window", Text, comment="When it may run; NULL: always"),
+    Column("open_until", Timestamp, comment="Its jobs may start and go on until then; NULL: not now"),
+    Column("changes_at", Timestamp, comment="When its window opens or closes next"),
+    Column("deadline", Timestamp),
+    Column("on_error", Text, nullable=False),
+    Column("weight", Float, nullable=False, server_default="1"),
+    Column("callback", Json),
+    Column("told", Integer, nullable=False, server_default="0", comment="Per cent of its last callback of progress"),
+    Column("total", Integer, nullable=False, server_default="0", comment="Jobs made"),
+    Column("rejected", Integer, nullable=False, server_default="0", comment="Items that could not become jobs"),
+    Column("skipped", Integer, nullable=False, server_default="0", comment="Items taken by an earlier batch"),
+    Column("succeeded", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("cancelled", Integer, nullable=False, server_default="0"),
+    Column("expired", Integer, nullable=False, server_default="0"),
+    Column("consumed", Integer, nullable=False, server_default="0", comment="Items of the source dealt with so far"),
+    Column("intake_until", Timestamp, comment="Somebody takes its items in until then"),
+    Column("intake_failures", Integer, nullable=False, server_default="0"),
+    Column("error", Json),
+    Column("schedule_id", Text),
+    Column("idempotency_key", Text),
+    Column("request_digest", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("finished_at", Timestamp),
+    Column("updated_at", Timestamp, nullable=False),
+    UniqueConstraint("key_id", "idempotency_key"),
+    CheckConstraint(
+        "state IN ('preparing', 'active', 'paused', 'cancelling', 'finished', 'cancelled', 'failed')",
+        name="state_known",
+    ),
+    CheckConstraint("(state IN ('finished', 'cancelled', 'failed')) = (finished_at IS NOT NULL)", name="end_is_dated"),
+    CheckConstraint("state = 'active' OR open_until IS NULL", name="open_is_active"),
+    CheckConstraint("on_error IN ('skip', 'stop')", name="on_error_known"),
+    CheckConstraint("weight > 0", name="weight_positive"),
+    CheckConstraint("succeeded >= 0 AND failed >= 0 AND cancelled >= 0 AND expired >= 0", name="counts_are_counts"),
+    CheckConstraint("succeeded + failed + cancelled + expired <= total", name="ends_within_total"),
+    CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_error"),
+    Index("ix_batches_list", "key_id", text("id DESC")),
+    Index(
+        "ix_batches_open",
+        "open_until",
+        postgresql_where=text("open_until IS NOT NULL"),
+        sqlite_where=text("open_until IS NOT NULL"),
+    ),
+    Index(
+        "ix_batches_change",
+        "changes_at",
+        postgresql_where=text("changes_at IS NOT NULL"),
+        sqlite_where=text("changes_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_batches_unfinished",
+        "state",
+        postgresql_where=text("finished_at IS NULL"),
+        sqlite_where=text("finished_at IS NULL"),
+    ),
+    Index("ix_batches_finished", "finished_at"),
+)
+
+batch_rejects = Table(
+    "batch_rejects",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("item", Integer, primary_key=True, comment="Its place among the items of the batch, from 1"),
+    Column("source", Text, comment="What it was, in short"),
+    Column("error", Json, nullable=False),
+)
+
+# What batches of a key have taken, so that a feed read again gives only what is new. Kept longer than its batch.
+taken_items = Table(
+    "taken_items",
+    metadata,
+    Column("key_id", Text, ForeignKey("keys.id"), primary_key=True),
+    Column("mark", Text, primary_key=True, comment="SHA-256 of where it came from, what it is and the work on it"),
+    Column("batch_id", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    Column("priority", SmallInteger, primary_key=True),
+    Column("holder", Text, primary_key=True, comment="A key, a batch, or what a key has outside of batches"),
+    Column("passed", Float, nullable=False, comment="Jobs released per weight"),
+    Column("updated_at", Timestamp, nullable=False),
+)
+
 blocks = Table(
     "blocks",
     metadata,
@@ -213,6 +342,7 @@ callbacks = Table(
     Column("id", Text, primary_key=True, comment="The webhook-id, the same for every try"),
     Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
     Column("job_id", Text, comment="Kept when the job is deleted"),
+    Column("batch_id", Text, comment="Of a message about a batch"),
     Column("url", Text, nullable=False),
     Column(
         "host", Text, nullable=False, comment="Of the url, with its port: what the tries at one time are counted by"
@@ -275,6 +405,31 @@ uploads = Table(
     CheckConstraint("state IN ('pending', 'ready')", name="state_known"),
     Index("ix_uploads_key", "key_id", text("id DESC")),
     Index("ix_uploads_created", "created_at"),
+)
+
+voices = Table(
+    "voices",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("transcript", Text, comment="The exact words of the excerpt; drafted, or confirmed where ready"),
+    Column("consent", Json, nullable=False, comment="Who gave it, when, for what; kept as long as the voice"),
+    Column("job_id", Text, nullable=False, comment="The job that prepares it; may be deleted before it"),
+    Column("transcription_id", Text, comment="The job that transcribes it for that one"),
+    Column("recording", Text, comment="Storage key; NULL until it is prepared"),
+    Column("excerpt", Text, comment="Storage key of what models get"),
+    Column("seconds", Float, comment="Of the recording"),
+    Column("excerpt_start", Float),
+    Column("excerpt_end", Float),
+    Column("created_at", Timestamp, nullable=False),
+    CheckConstraint("state IN ('draft', 'ready')", name="state_known"),
+    CheckConstraint("state <> 'ready' OR (transcript IS NOT NULL AND excerpt IS NOT NULL)", name="ready_is_whole"),
+    CheckConstraint("(recording IS NULL) = (excerpt IS NULL)", name="prepared_is_whole"),
+    CheckConstraint("(excerpt IS NULL) = (excerpt_start IS NULL OR excerpt_end IS NULL)", name="excerpt_has_place"),
+    CheckConstraint("excerpt_end IS NULL OR excerpt_end > excerpt_start", name="excerpt_not_empty"),
+    Index("ix_voices_key", "key_id", text("id DESC")),
 )
 
 sweeps = Table(

@@ -30,6 +30,7 @@ class Callback:
     id: str
     key_id: str
     job_id: str | None
+    batch_id: str | None
     url: str
     host: str
     event: str
@@ -48,7 +49,9 @@ def enqueue(tx: Tx, job: Job) -> None:
         put(tx, job.key_id, asked["url"], f"job.{job.state}", message(job, tx.instant()), job_id=job.id)
 
 
-def put(tx: Tx, key_id: str, url: str, event: str, body: str, job_id: str | None = None) -> str:
+def put(
+    tx: Tx, key_id: str, url: str, event: str, body: str, job_id: str | None = None, batch_id: str | None = None
+) -> str:
     """Writes a message to be sent as soon as may be; disabled where the address is. Returns its id."""
     off = tx.execute(
         select(callback_endpoints.c.disabled_at).where(
@@ -58,8 +61,9 @@ def put(tx: Tx, key_id: str, url: str, event: str, body: str, job_id: str | None
     message_id = f"msg_{ULID()}"
     tx.execute(
         insert(callbacks).values(
-            id=message_id, key_id=key_id, job_id=job_id, url=url, host=_host(url), event=event, body=body, tries=0,
-            created_at=tx.now(), state="disabled" if off else "pending", next_at=None if off else tx.now(),
+            id=message_id, key_id=key_id, job_id=job_id, batch_id=batch_id, url=url, host=_host(url), event=event,
+            body=body, tries=0, created_at=tx.now(), state="disabled" if off else "pending",
+            next_at=None if off else tx.now(),
         )
     )  # fmt: skip
     return message_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,14 +23,40 @@ class Event:
     data: Mapping[str, Any]
 
 
-def changed(tx: Tx, job: Job, **more: Any) -> None:
-    """Records the state a job has just come into."""
-    data = {"state": job.state, "reason": job.reason, "attempt": job.attempt, **more}
+def changed(tx: Tx, *jobs: Job, **more: Any) -> None:
+    """Records the state that jobs have just come into."""
+    if jobs:
+        at = tx.instant() if len(jobs) > 1 else tx.now()
+        rows = [{"job_id": job.id, "at": at, "type": "state", "data": _state(job) | more} for job in jobs]
+        if len(rows) == 1:
+            tx.execute(insert(events).values(rows[0]))
+        else:
+            tx.execute(insert(events), rows)
+
+
+def submitted(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Records the beginning of jobs whose rows were written together."""
+    tx.execute(
+        insert(events),
+        [
+            {
+                "job_id": row["id"],
+                "at": row["created_at"],
+                "type": "state",
+                "data": {"state": row["state"], "reason": row["reason"], "attempt": 0},
+            }
+            for row in rows
+        ],
+    )
+
+
+def _state(job: Job) -> dict[str, Any]:
+    data: dict[str, Any] = {"state": job.state, "reason": job.reason, "attempt": job.attempt}
     if job.worker:
         data["worker"] = job.worker
     if job.error:
         data["error"] = dict(job.error)
-    tx.execute(insert(events).values(job_id=job.id, at=tx.now(), type="state", data=data))
+    return data
 
 
 def log(tx: Tx, job_id: str, level: str, code: str, message: str, **more: Any) -> None:

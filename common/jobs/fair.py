@@ -1,23 +1,56 @@
-"""Pure: whose turn it is. Weighted fair share: the key with the least running per weight goes next."""
+"""Pure: whose turn it is, by start-time fair queueing.
+
+What a holder was given, per weight, is its clock; the one whose clock is furthest behind goes next, so that shares
+converge to the weights however few places there are. A clock that stood still while its holder wanted nothing is put
+to where the others' oldest running job started: what was not asked for cannot be saved up, and what was had while
+nobody else wanted it is forgiven.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+# How many jobs ahead of the others a holder's clock may stay, beside those that are under way.
+_AHEAD = 2
+
+
+def starts(
+    active: Mapping[str, int],
+    waiting: Mapping[str, int],
+    weights: Mapping[str, float],
+    passed: Mapping[str, float],
+) -> dict[str, float]:
+    """The clock of each holder that waits. passed: the clocks as they were kept."""
+    known = [holder for holder in waiting if holder in passed]
+    running = [passed[h] - active[h] / weights.get(h, 1.0) for h in known if active.get(h)]
+    since = min(running or [passed[holder] for holder in known], default=0.0)
+    clocks = {}
+    for holder in waiting:
+        weight, under_way = weights.get(holder, 1.0), active.get(holder, 0)
+        least, most = since + under_way / weight, since + (under_way + _AHEAD) / weight
+        clocks[holder] = min(max(passed.get(holder, least), least), most)
+    return clocks
+
 
 def shares(
-    active: Mapping[str, int], waiting: Mapping[str, int], weights: Mapping[str, float], room: int
+    active: Mapping[str, int],
+    waiting: Mapping[str, int],
+    weights: Mapping[str, float],
+    room: int,
+    passed: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
-    """How many jobs of each key to release.
+    """How many jobs of each holder (a key, or a batch of one) to release.
 
-    active: jobs of each key queued or running.  waiting: releasable jobs of each key.  weights: share of each key,
-    1 where absent.  room: how many may be released in all. Ties go to the smaller id, so the choice is reproducible.
+    active: jobs of each queued or running.  waiting: releasable jobs of each.  weights: share of each, 1 where absent.
+    room: how many may be released in all.  passed: clocks kept from earlier releases. Ties go to the smaller id, so
+    the choice is reproducible.
     """
     granted = dict.fromkeys(waiting, 0)
+    clocks = starts(active, waiting, weights, passed or {})
     for _ in range(room):
-        open_keys = [key for key in waiting if granted[key] < waiting[key]]
-        if not open_keys:
+        left = [holder for holder in waiting if granted[holder] < waiting[holder]]
+        if not left:
             break
-        turn = min(open_keys, key=lambda k: ((active.get(k, 0) + granted[k]) / weights.get(k, 1.0), k))
+        turn = min(left, key=lambda h: (clocks[h] + granted[h] / weights.get(h, 1.0), h))
         granted[turn] += 1
-    return {key: n for key, n in granted.items() if n}
+    return {holder: n for holder, n in granted.items() if n}

@@ -12,7 +12,7 @@ from common.db.engine import Tx
 from common.db.tables import blocks, jobs, processes, sweeps
 from common.engines import Kind
 from common.errors import CATALOGUE, NightshiftError
-from common.jobs import callbacks, events, upstreams
+from common.jobs import callbacks, events, tally, upstreams
 from common.jobs.job import Job, Lease, LeaseLost
 from common.jobs.running import held
 from common.params import sources_of
@@ -60,7 +60,7 @@ def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any]) -> Job:
         .where(processes.c.name == lease.worker, processes.c.role == "worker")
         .values(crashed_jobs=[], quarantined_until=None)
     )
-    _ended(tx, job)
+    ended(tx, job)
     return job
 
 
@@ -79,7 +79,7 @@ def fail(tx: Tx, lease: Lease, error: Mapping[str, Any], reason: Reason = Reason
         raise LeaseLost(lease)
     job = Job.from_row(row)
     sweep(tx, layout.attempt_folder(job.id, lease.attempt), SWEEP_AFTER)
-    _ended(tx, job)
+    ended(tx, job)
     return job
 
 
@@ -124,7 +124,7 @@ def cancelled(tx: Tx, lease: Lease) -> Job:
         raise LeaseLost(lease)
     job = Job.from_row(row)
     sweep(tx, layout.attempt_folder(job.id, lease.attempt), SWEEP_AFTER)
-    _ended(tx, job)
+    ended(tx, job)
     return job
 
 
@@ -146,7 +146,7 @@ def cancel(tx: Tx, job_id: str) -> Job | None:
     ).one_or_none()
     if row is not None:
         job = Job.from_row(row)
-        _ended(tx, job)
+        ended(tx, job)
         return job
     tx.execute(
         update(jobs)
@@ -185,8 +185,7 @@ def expire(tx: Tx, limit: int = 100) -> list[Job]:
         .returning(jobs)
     )  # fmt: skip
     expired = [Job.from_row(row) for row in rows]
-    for job in expired:
-        _ended(tx, job)
+    ended(tx, *expired)
     return expired
 
 
@@ -216,11 +215,23 @@ def _take_voice(tx: Tx, job: Job, result: Mapping[str, Any]) -> None:
         sweep(tx, layout.voice_folder(job.key_id, voice_id))
 
 
-def _ended(tx: Tx, job: Job) -> None:
-    events.changed(tx, job)
-    callbacks.enqueue(tx, job)
-    if job.state is not State.SUCCEEDED:
+def ended(tx: Tx, *over: Job) -> None:
+    """What follows from ends: the jobs' logs, callbacks, whoever waits for them, and the counts of their batches."""
+    events.changed(tx, *over)
+    for job in over:
+        callbacks.enqueue(tx, job)
+    for job in _awaited(tx, [job for job in over if job.state is not State.SUCCEEDED]):
         _fail_downstream(tx, job)
+    tally.ended(tx, over)
+
+
+def _awaited(tx: Tx, unsuccessful: list[Job]) -> list[Job]:
+    """Those of them that others wait for."""
+    if len(unsuccessful) < 2:
+        return unsuccessful
+    ids = [job.id for job in unsuccessful]
+    found = set(tx.execute(select(jobs.c.upstream).where(jobs.c.upstream.in_(ids)).distinct()).scalars())
+    return [job for job in unsuccessful if job.id in found]
 
 
 def _wait_on(tx: Tx, job: Job) -> None:
@@ -258,5 +269,4 @@ def _fail_waiting(tx: Tx, which: ColumnElement[bool], error: Mapping[str, Any]) 
         )
         .returning(jobs)
     )  # fmt: skip
-    for row in rows.all():
-        _ended(tx, Job.from_row(row))
+    ended(tx, *(Job.from_row(row) for row in rows.all()))

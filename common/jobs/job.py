@@ -23,6 +23,9 @@ class Job:
     engine: str
     lane: str
     batch: str | None
+    batch_id: str | None
+    batch_item: int | None
+    item: Mapping[str, Any] | None
     priority: int
     request: Mapping[str, Any]
     state: State

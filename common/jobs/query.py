@@ -10,6 +10,7 @@ from sqlalchemy import and_, func, literal, or_, select, text, tuple_
 from common.db.engine import Tx
 from common.db.tables import among, jobs
 from common.db.types import Timestamp
+from common.jobs import gate
 from common.jobs.job import Job
 from common.states import ACTIVE, UNSUCCESSFUL, State
 
@@ -76,7 +77,12 @@ def depth(tx: Tx, key_id: str | None = None) -> dict[str, dict[str, int]]:
 
 
 def ahead(tx: Tx, job: Job, at_most: int = 1000) -> int:
-    """How many unfinished jobs of the same key and lane come before this one, counted up to `at_most`."""
+    """How many unfinished jobs of the same key, batch and lane come before this one, counted up to `at_most`."""
+    own = (
+        and_(jobs.c.key_id == job.key_id, jobs.c.batch_id.is_(None))
+        if job.batch_id is None
+        else and_(jobs.c.batch_id == job.batch_id, jobs.c.batch_id.is_not(None))
+    )
     # Compared with the row itself: an instant that went through Python may differ from it in the last digits.
     since = select(jobs.c.run_at).where(jobs.c.id == job.id).scalar_subquery()
     more_urgent = jobs.c.priority > job.priority
@@ -88,7 +94,7 @@ def ahead(tx: Tx, job: Job, at_most: int = 1000) -> int:
         .where(
             jobs.c.state == State.WAITING,
             jobs.c.upstream.is_(None),
-            jobs.c.key_id == job.key_id,
+            own,
             jobs.c.lane == job.lane,
             which,
         )
@@ -99,23 +105,30 @@ def ahead(tx: Tx, job: Job, at_most: int = 1000) -> int:
     ]
     # The queue is short. Looked through for the key only afterwards, lest SQLite look through the key for the queue.
     queue = (
-        select(jobs.c.key_id)
+        select(jobs.c.key_id, jobs.c.batch_id)
         .where(jobs.c.state == State.QUEUED, jobs.c.lane == job.lane, or_(more_urgent, earlier))
         .order_by(jobs.c.priority.desc(), jobs.c.run_at, jobs.c.id)
         .limit(at_most)
         .subquery()
     )
     counts = [select(func.count()).select_from(stretch) for stretch in waiting]
-    counts.append(select(func.count()).where(queue.c.key_id == job.key_id))
+    same = queue.c.batch_id.is_(None) if job.batch_id is None else queue.c.batch_id == job.batch_id
+    counts.append(select(func.count()).where(queue.c.key_id == job.key_id, same))
     found = tx.execute(select(*(count.scalar_subquery() for count in counts))).one()
     return min(at_most, sum(int(n) for n in found))
 
 
 def oldest(tx: Tx) -> dict[str, float]:
-    """Seconds that the oldest due job of each lane has been waiting for a worker; lanes without one are left out."""
+    """Seconds that the oldest due job of each lane has been waiting for a worker; lanes without one are left out. What
+    waits for its batch's window waits for no worker."""
     rows = tx.execute(
         select(jobs.c.lane, func.min(jobs.c.run_at, type_=Timestamp()).label("since"))
-        .where(jobs.c.finished_at.is_(None), jobs.c.state.in_((State.WAITING, State.QUEUED)), jobs.c.upstream.is_(None))
+        .where(
+            jobs.c.finished_at.is_(None),
+            jobs.c.state.in_((State.WAITING, State.QUEUED)),
+            jobs.c.upstream.is_(None),
+            gate.may_run(tx),
+        )
         .group_by(jobs.c.lane)
     ).all()
     now = tx.instant()

@@ -6,14 +6,27 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    and_,
+    exists,
+    func,
+    literal,
+    not_,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from common.db.engine import Tx
 from common.db.processes import takers
-from common.db.tables import BATCH, INTERACTIVE, jobs, keys, processes
-from common.jobs import events
-from common.jobs.fair import shares
+from common.db.tables import BATCH, INTERACTIVE, batches, jobs, keys, processes
+from common.jobs import events, gate
 from common.jobs.job import Job
+from common.jobs.rounds import Rounds
 from common.states import Reason, State, Verb, sources
 
 _RELEASABLE = and_(jobs.c.state == State.WAITING, jobs.c.upstream.is_(None))
@@ -29,6 +42,21 @@ class Bell:
     kind: str
     engine: str
     batch: str | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that wait together: an open batch, or (batch_id None) what a key has outside of batches."""
+
+    key_id: str
+    batch_id: str | None
+    key_weight: float
+    weight: float
+    waiting: int
+
+    @property
+    def holder(self) -> str:
+        return self.batch_id or f"{self.key_id}/"
 
 
 def bell(job: Job) -> Bell:
@@ -54,20 +82,40 @@ def _room(tx: Tx, lane: str, priority: int, depth: int) -> int:
 
 
 def release(tx: Tx, lane: str, priority: int, places: int) -> list[Job]:
-    """waiting -> queued: up to `places` due jobs of a lane and priority, fair among the keys.
+    """waiting -> queued: up to `places` due jobs of a lane and priority, fair among the keys, and for each key among
+    its open batches and what it has outside of them.
 
     The transition is a compare-and-set on rows locked here, so two schedulers may release at once.
     """
     if places <= 0:
         return []
-    waiting, weights = _waiting_keys(tx, lane, priority, places)
-    if not waiting:
+    groups = _waiting(tx, lane, priority, places)
+    if not groups:
         return []
+    alone = len(groups) == 1
+    # One alone gets all there is, whatever it has had already.
+    active = Counter[tuple[str, str | None]]() if alone else _active(tx, lane)
+    rounds = Rounds(tx, lane, priority, [] if alone else groups)
     released: list[Job] = []
-    # One key alone gets all there is, whatever it has already.
-    active = _active(tx, lane) if len(waiting) > 1 else {}
-    for key_id, count in shares(active, waiting, weights, places).items():
-        released += _release_of(tx, key_id, lane, priority, count)
+    by_key: dict[str, list[Group]] = {}
+    for group in groups:
+        by_key.setdefault(group.key_id, []).append(group)
+    keys_active: Counter[str] = Counter()
+    for (key_id, _), n in active.items():
+        keys_active[key_id] += n
+    keys_waiting = {key_id: sum(group.waiting for group in own) for key_id, own in by_key.items()}
+    keys_weights = {group.key_id: group.key_weight for group in groups}
+    for key_id, count in rounds.share(keys_active, keys_waiting, keys_weights, places).items():
+        own = {group.holder: group for group in by_key[key_id]}
+        granted = rounds.share(
+            {holder: active[key_id, group.batch_id] for holder, group in own.items()},
+            {holder: group.waiting for holder, group in own.items()},
+            {holder: group.weight for holder, group in own.items()},
+            count,
+        )
+        for holder, n in granted.items():
+            released += _release_of(tx, own[holder], lane, priority, n)
+    rounds.keep()
     return released
 
 
@@ -87,48 +135,69 @@ def fill(tx: Tx, lane: str, ahead: int, alive_seconds: float) -> list[Bell]:
     return [bell(job) for job in released]
 
 
-def _waiting_keys(tx: Tx, lane: str, priority: int, limit: int) -> tuple[dict[str, int], dict[str, float]]:
-    """Releasable jobs of each key, counted up to `limit`, and the keys' weights: no dearer behind a longer queue."""
-    head = (
-        select(jobs.c.id)
-        .where(
-            _RELEASABLE,
-            jobs.c.key_id == keys.c.id,
-            jobs.c.lane == lane,
-            jobs.c.priority == priority,
-            jobs.c.run_at <= tx.now(),
+def _waiting(tx: Tx, lane: str, priority: int, limit: int) -> list[Group]:
+    """The open batches, and what keys have outside of batches, with releasable jobs: counted up to `limit`, so that a
+    long queue is no dearer than a short one."""
+
+    def head(*own: ColumnElement[bool]) -> ScalarSelect[int]:
+        found = (
+            select(jobs.c.id)
+            .where(
+                _RELEASABLE,
+                *own,
+                jobs.c.lane == lane,
+                jobs.c.priority == priority,
+                jobs.c.run_at <= tx.now(),
+            )
+            # The order is the index's: without it PostgreSQL reads the table, hoping to meet enough of them soon.
+            .order_by(jobs.c.run_at, jobs.c.id)
+            .limit(limit)
+            .correlate(keys, batches)
+            .subquery()
         )
-        # The order is the index's: without it PostgreSQL reads the table, hoping to meet enough of them soon.
-        .order_by(jobs.c.run_at, jobs.c.id)
-        .limit(limit)
-        .correlate(keys)
-        .subquery()
+        return select(func.count()).select_from(found).scalar_subquery()
+
+    outside = select(
+        keys.c.id.label("key_id"),
+        null().label("batch_id"),
+        keys.c.weight.label("key_weight"),
+        literal(1.0).label("weight"),
+        head(jobs.c.key_id == keys.c.id, jobs.c.batch_id.is_(None)).label("n"),
     )
-    count = select(func.count()).select_from(head).scalar_subquery()
-    rows = tx.execute(select(keys.c.id, keys.c.weight, count.label("n")))
-    found = [(row.id, row.weight, row.n) for row in rows if row.n]
-    return {key: n for key, _, n in found}, {key: weight for key, weight, _ in found}
+    inside = (
+        select(
+            batches.c.key_id,
+            batches.c.id,
+            keys.c.weight.label("key_weight"),
+            batches.c.weight,
+            head(jobs.c.batch_id == batches.c.id, jobs.c.batch_id.is_not(None)),
+        )
+        .join(keys, keys.c.id == batches.c.key_id)
+        .where(gate.is_open(tx))
+    )
+    rows = tx.execute(union_all(outside, inside))
+    return [Group(row.key_id, row.batch_id, row.key_weight, row.weight, row.n) for row in rows if row.n]
 
 
-def _active(tx: Tx, lane: str) -> Counter[str]:
-    """Jobs of each key queued or running."""
-    found: Counter[str] = Counter()
+def _active(tx: Tx, lane: str) -> Counter[tuple[str, str | None]]:
+    """Jobs queued or running, by key and batch."""
+    found: Counter[tuple[str, str | None]] = Counter()
     # One statement a state: each has its partial index, and SQLite uses none for both at once.
     for state in (State.QUEUED, State.RUNNING):
-        found.update(tx.execute(select(jobs.c.key_id).where(jobs.c.state == state, jobs.c.lane == lane)).scalars())
+        rows = tx.execute(select(jobs.c.key_id, jobs.c.batch_id).where(jobs.c.state == state, jobs.c.lane == lane))
+        found.update((row.key_id, row.batch_id) for row in rows)
     return found
 
 
-def _release_of(tx: Tx, key_id: str, lane: str, priority: int, count: int) -> list[Job]:
+def _release_of(tx: Tx, group: Group, lane: str, priority: int, count: int) -> list[Job]:
+    own = (
+        (jobs.c.key_id == group.key_id, jobs.c.batch_id.is_(None))
+        if group.batch_id is None
+        else (jobs.c.batch_id == group.batch_id, jobs.c.batch_id.is_not(None))
+    )
     picked = tx.execute(
         select(jobs.c.id)
-        .where(
-            _RELEASABLE,
-            jobs.c.key_id == key_id,
-            jobs.c.lane == lane,
-            jobs.c.priority == priority,
-            jobs.c.run_at <= tx.now(),
-        )
+        .where(_RELEASABLE, *own, jobs.c.lane == lane, jobs.c.priority == priority, jobs.c.run_at <= tx.now())
         .order_by(jobs.c.run_at, jobs.c.id)
         .limit(count)
         .with_for_update(skip_locked=True)
@@ -143,9 +212,31 @@ def _release_of(tx: Tx, key_id: str, lane: str, priority: int, count: int) -> li
         .returning(jobs)
     )
     released = sorted((Job.from_row(row) for row in rows), key=lambda job: (job.run_at, job.id))
-    for job in released:
-        events.changed(tx, job)
+    events.changed(tx, *released)
     return released
+
+
+def recall(tx: Tx, limit: int = 500) -> list[Job]:
+    """queued -> waiting: those whose batch is not open, so that they hold no place in the queue until it is again."""
+    picked = tx.execute(
+        select(jobs.c.id)
+        .where(jobs.c.state == State.QUEUED, not_(gate.may_run(tx)))
+        .order_by(jobs.c.priority.desc(), jobs.c.run_at, jobs.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    ids = [row.id for row in picked]
+    if not ids:
+        return []
+    rows = tx.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(ids), jobs.c.state.in_(sources(Verb.RECALL)))
+        .values(state=State.WAITING, reason=gate.why_closed(), updated_at=tx.now())
+        .returning(jobs)
+    )
+    recalled = [Job.from_row(row) for row in rows]
+    events.changed(tx, *recalled)
+    return recalled
 
 
 def unanswered(tx: Tx, older_than: float, limit: int = 100) -> list[Job]:
@@ -181,7 +272,7 @@ def claim(
         processes.c.name == worker,
         or_(processes.c.control != "run", processes.c.quarantined_until > tx.now()),
     )
-    candidate = select(jobs.c.id).where(jobs.c.state == State.QUEUED, jobs.c.lane.in_(lanes), ~barred)
+    candidate = select(jobs.c.id).where(jobs.c.state == State.QUEUED, jobs.c.lane.in_(lanes), gate.may_run(tx), ~barred)
     if engines is not None:
         candidate = candidate.where(jobs.c.engine.in_(engines))
     if job_id is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, insert, select, update
+from sqlalchemy import ColumnElement, and_, case, insert, null, select, update
 
 from common.db.engine import Tx
 from common.db.processes import takers
 from common.db.tables import blocks, jobs, processes
-from common.jobs import events
+from common.jobs import events, gate
 from common.jobs.job import Job, Lease, LeaseLost, Orders
 from common.states import Reason, State
 
@@ -32,10 +32,16 @@ def renew(tx: Tx, lease: Lease, lease_seconds: float, progress: Mapping[str, Any
 def orders(tx: Tx, lease: Lease, worker: str, lanes: Collection[str], alive_seconds: float) -> Orders:
     """What the worker is to do with its job: go on, cancel, or yield at the block's end.
 
-    A batch job yields when an interactive one stands in the queue of a lane and no worker that serves it is free.
+    A batch job yields when an interactive one stands in the queue of a lane and no worker that serves it is free, and
+    when its batch is not open any more.
     """
     row = tx.execute(
-        select(jobs.c.cancel_requested, jobs.c.priority, processes.c.control)
+        select(
+            jobs.c.cancel_requested,
+            jobs.c.priority,
+            processes.c.control,
+            case((gate.may_run(tx), null()), else_=gate.why_closed()).label("closed"),
+        )
         .select_from(jobs.outerjoin(processes, processes.c.name == worker))
         .where(held(lease))
     ).one_or_none()
@@ -44,6 +50,8 @@ def orders(tx: Tx, lease: Lease, worker: str, lanes: Collection[str], alive_seco
     reason: Reason | None = None
     if row.control == "drain":
         reason = Reason.DRAINED
+    elif row.closed is not None:
+        reason = Reason(row.closed)
     elif row.control != "pause" and _outranked(tx, row.priority, lanes, alive_seconds):
         # A paused worker would not take the other job either.
         reason = Reason.PREEMPTED

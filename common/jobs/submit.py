@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from common.db import voices
 from common.db.engine import Tx
 from common.db.tables import PRIORITIES, jobs, keys
 from common.errors import NightshiftError
-from common.jobs import events, upstreams
+from common.jobs import events, tally, upstreams
 from common.jobs.job import Job
 from common.params import Request, parse_request
 from common.states import Reason, State, Verb, sources
@@ -35,8 +36,7 @@ def submit(
     """- -> waiting. Raises `unknown_engine`, `engine_unsupported`, `idempotency_mismatch`, `quota_exceeded`,
     `input_missing`, `upstream_failed`, `voice_missing` and `voice_not_ready`."""
     spec = request.spec()
-    body = request.model_dump(mode="json")
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    body, digest = body_of(request)
     if idempotency_key is not None:
         earlier = _earlier(tx, key_id, idempotency_key, digest)
         if earlier is not None:
@@ -82,6 +82,12 @@ def submit(
     return Submitted(job, created=True)
 
 
+def body_of(request: Request) -> tuple[dict[str, Any], str]:
+    """What is kept of a request, and the SHA-256 of it."""
+    body = request.model_dump(mode="json")
+    return body, hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
     """failed, cancelled, expired -> waiting: the same job again, with the blocks that are still valid.
 
@@ -104,17 +110,39 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
     row = tx.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.state.in_(sources(Verb.RESUBMIT)))
-        .values(
-            state=State.WAITING, reason=Reason.RESUBMITTED, upstream=upstream, run_at=tx.now(), failures=0, crashes=0,
-            losses=0, crashed_at_block=None, error=None, finished_at=None, cancel_requested=False, progress=None,
-            # A deadline that has passed would end it again at once.
-            deadline=None, updated_at=tx.now(),
-        )
+        .values(upstream=upstream, **_anew(tx))
         .returning(jobs)
-    ).one()  # fmt: skip
+    ).one()
     job = Job.from_row(row)
     events.changed(tx, job)
+    tally.again(tx, [old])
     return job
+
+
+def resubmit_many(tx: Tx, ended: Sequence[Job]) -> None:
+    """`resubmit` for jobs whose rows are locked and that wait for no other job. The quota is the caller's to check."""
+    if not ended:
+        return
+    rows = tx.execute(
+        update(jobs)
+        .where(jobs.c.id.in_([job.id for job in ended]), jobs.c.state.in_(sources(Verb.RESUBMIT)))
+        .values(**_anew(tx))
+        .returning(jobs)
+    )
+    anew = [Job.from_row(row) for row in rows]
+    events.changed(tx, *anew)
+    ids = {job.id for job in anew}
+    tally.again(tx, [job for job in ended if job.id in ids])
+
+
+def _anew(tx: Tx) -> dict[str, Any]:
+    return {
+        "state": State.WAITING, "reason": Reason.RESUBMITTED, "run_at": tx.now(), "failures": 0, "crashes": 0,
+        "losses": 0, "crashed_at_block": None, "error": None, "finished_at": None, "cancel_requested": False,
+        "progress": None, "updated_at": tx.now(),
+        # One that has passed would end it again at once.
+        "deadline": None,
+    }  # fmt: skip
 
 
 def _earlier(tx: Tx, key_id: str, idempotency_key: str, digest: str) -> Job | None:
@@ -135,14 +163,21 @@ def _earlier(tx: Tx, key_id: str, idempotency_key: str, digest: str) -> Job | No
 
 
 def _check_quota(tx: Tx, key_id: str, default_quota: int) -> None:
-    own = tx.execute(select(keys.c.max_waiting).where(keys.c.id == key_id)).scalar_one_or_none()
-    quota = default_quota if own is None else own
-    unfinished = select(jobs.c.id).where(jobs.c.key_id == key_id, jobs.c.finished_at.is_(None))
-    # In the order of its index, which holds only these: the cost is that of the key's own backlog.
-    counted = unfinished.order_by(jobs.c.finished_at, jobs.c.id).limit(quota).subquery()
-    if tx.execute(select(func.count()).select_from(counted)).scalar_one() >= quota:
+    quota, left = quota_left(tx, key_id, default_quota, 1)
+    if not left:
         raise NightshiftError(
             "quota_exceeded",
             f"{quota} jobs of this key are unfinished, which is its quota.",
             hint="Wait for some to finish, cancel some, or ask the operator for more.",
         )
+
+
+def quota_left(tx: Tx, key_id: str, default_quota: int, wanted: int) -> tuple[int, int]:
+    """The key's quota of unfinished jobs, and how many of `wanted` more it allows."""
+    own = tx.execute(select(keys.c.max_waiting).where(keys.c.id == key_id)).scalar_one_or_none()
+    quota = default_quota if own is None else own
+    unfinished = select(jobs.c.id).where(jobs.c.key_id == key_id, jobs.c.finished_at.is_(None))
+    # In the order of its index, which holds only these: the cost is that of the key's own backlog.
+    counted = unfinished.order_by(jobs.c.finished_at, jobs.c.id).limit(quota).subquery()
+    there = tx.execute(select(func.count()).select_from(counted)).scalar_one()
+    return quota, min(wanted, quota - there)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, select, update
+from sqlalchemy import and_, delete, exists, select, update
 
 from common.db import uploads as upload_rows
 from common.db import voices
 from common.db.engine import Tx
-from common.db.tables import callbacks, jobs, processes, sweeps, uploads
-from common.jobs import events, finish
+from common.db.tables import batches, callbacks, jobs, processes, sweeps, uploads
+from common.jobs import events, finish, rounds
 from common.jobs.job import Job
 from common.params import sources_of
 from common.states import Reason, State
@@ -146,6 +146,18 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
     )
     ids = list(tx.execute(told).scalars())
     tx.execute(delete(callbacks).where(callbacks.c.id.in_(ids), callbacks.c.state != "pending"))
+    gone = (
+        select(batches.c.id)
+        .where(
+            batches.c.finished_at < tx.now(-retention_seconds),
+            ~exists().where(jobs.c.batch_id == batches.c.id, jobs.c.batch_id.is_not(None)),
+        )
+        .limit(limit)
+    )
+    for batch_id in list(tx.execute(gone).scalars()):
+        tx.execute(delete(batches).where(batches.c.id == batch_id, batches.c.finished_at.is_not(None)))
+        finish.sweep(tx, layout.batch_folder(batch_id))
+    rounds.forget(tx)
     tx.execute(delete(processes).where(processes.c.seen_at < tx.now(-7 * 86400.0)))
     return len(old) + len(stale)
 

@@ -3,6 +3,7 @@
     jobs/{job}/{attempt}/{filename}                              what one attempt published
     jobs/{job}/blocks/{fingerprint}/{index:06d}/{stem}.{ext}     finished blocks; any attempt may go on after them
     uploads/{api key}/{upload}                                   what a caller sent
+    batches/{batch}/{filename}                                   the items of a batch, as they are taken in
     voices/{api key}/{voice}/{attempt}/{filename}                a voice's audio, as one attempt at it prepared it
 
 A folder belongs to one job or one API key, so that deleting or listing it can reach nobody else's files.
@@ -86,6 +87,16 @@ def block(job_id: str, fingerprint: str, index: int, stem: str, extension: str) 
     if not 0 <= index <= 999_999:
         raise ValueError(f"a block's index lies in 0..999999, not {index}")
     return check_key(f"{blocks_folder(job_id, fingerprint)}{index:06d}/{_part(f'{stem}.{extension}')}")
+
+
+def batch_folder(batch_id: str) -> str:
+    """Everything of a batch but its jobs; ends with `/`."""
+    return f"batches/{_part(batch_id)}/"
+
+
+def manifest(batch_id: str) -> str:
+    """The key of a batch's items, one JSON object a line."""
+    return f"{batch_folder(batch_id)}manifest.jsonl"
 
 
 def upload(key_id: str, upload_id: str) -> str:

@@ -57,6 +57,116 @@ def upgrade() -> None:
     )
     op.create_index("ix_sweeps_due", "sweeps", ["due_at"], unique=False)
     op.create_table(
+        "turns",
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("priority", sa.SmallInteger(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=False, comment="A key, a batch, or what a key has outside of batches"),
+        sa.Column("passed", sa.Float(), nullable=False, comment="Jobs released per weight"),
+        sa.Column("updated_at", Timestamp(), nullable=False),
+        sa.PrimaryKeyConstraint("lane", "priority", "holder", name=op.f("pk_turns")),
+    )
+    op.create_table(
+        "batches",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("source", Json, nullable=False, comment="Where its items come from"),
+        sa.Column("template", Json, nullable=False, comment="What its items have in common"),
+        sa.Column("window", sa.Text(), nullable=True, comment="When it may run; NULL: always"),
+        sa.Column(
+            "open_until", Timestamp(), nullable=True, comment="Its jobs may start and go on until then; NULL: not now"
+        ),
+        sa.Column("changes_at", Timestamp(), nullable=True, comment="When its window opens or closes next"),
+        sa.Column("deadline", Timestamp(), nullable=True),
+        sa.Column("on_error", sa.Text(), nullable=False),
+        sa.Column("weight", sa.Float(), server_default="1", nullable=False),
+        sa.Column("callback", Json, nullable=True),
+        sa.Column(
+            "told",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Per cent of its last callback of progress",
+        ),
+        sa.Column("total", sa.Integer(), server_default="0", nullable=False, comment="Jobs made"),
+        sa.Column(
+            "rejected", sa.Integer(), server_default="0", nullable=False, comment="Items that could not become jobs"
+        ),
+        sa.Column(
+            "skipped", sa.Integer(), server_default="0", nullable=False, comment="Items taken by an earlier batch"
+        ),
+        sa.Column("succeeded", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("failed", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cancelled", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("expired", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "consumed",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Items of the source dealt with so far",
+        ),
+        sa.Column("intake_until", Timestamp(), nullable=True, comment="Somebody takes its items in until then"),
+        sa.Column("intake_failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("error", Json, nullable=True),
+        sa.Column("schedule_id", sa.Text(), nullable=True),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
+        sa.Column("request_digest", sa.Text(), nullable=False),
+        sa.Column("created_at", Timestamp(), nullable=False),
+        sa.Column("finished_at", Timestamp(), nullable=True),
+        sa.Column("updated_at", Timestamp(), nullable=False),
+        sa.CheckConstraint(
+            "(state IN ('finished', 'cancelled', 'failed')) = (finished_at IS NOT NULL)",
+            name=op.f("ck_batches_end_is_dated"),
+        ),
+        sa.CheckConstraint("on_error IN ('skip', 'stop')", name=op.f("ck_batches_on_error_known")),
+        sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", name=op.f("ck_batches_failed_has_error")),
+        sa.CheckConstraint("state = 'active' OR open_until IS NULL", name=op.f("ck_batches_open_is_active")),
+        sa.CheckConstraint(
+            "state IN ('preparing', 'active', 'paused', 'cancelling', 'finished', 'cancelled', 'failed')",
+            name=op.f("ck_batches_state_known"),
+        ),
+        sa.CheckConstraint(
+            "succeeded + failed + cancelled + expired <= total", name=op.f("ck_batches_ends_within_total")
+        ),
+        sa.CheckConstraint(
+            "succeeded >= 0 AND failed >= 0 AND cancelled >= 0 AND expired >= 0",
+            name=op.f("ck_batches_counts_are_counts"),
+        ),
+        sa.CheckConstraint("weight > 0", name=op.f("ck_batches_weight_positive")),
+        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_batches_key_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
+        sa.UniqueConstraint("key_id", "idempotency_key", name=op.f("uq_batches_key_id_idempotency_key")),
+    )
+    op.create_index(
+        "ix_batches_change",
+        "batches",
+        ["changes_at"],
+        unique=False,
+        postgresql_where=sa.text("changes_at IS NOT NULL"),
+        sqlite_where=sa.text("changes_at IS NOT NULL"),
+    )
+    op.create_index("ix_batches_finished", "batches", ["finished_at"], unique=False)
+    op.create_index("ix_batches_list", "batches", ["key_id", sa.literal_column("id DESC")], unique=False)
+    op.create_index(
+        "ix_batches_open",
+        "batches",
+        ["open_until"],
+        unique=False,
+        postgresql_where=sa.text("open_until IS NOT NULL"),
+        sqlite_where=sa.text("open_until IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_batches_unfinished",
+        "batches",
+        ["state"],
+        unique=False,
+        postgresql_where=sa.text("finished_at IS NULL"),
+        sqlite_where=sa.text("finished_at IS NULL"),
+    )
+    op.create_table(
         "callback_endpoints",
         sa.Column("key_id", sa.Text(), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
@@ -71,6 +181,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False, comment="The webhook-id, the same for every try"),
         sa.Column("key_id", sa.Text(), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=True, comment="Kept when the job is deleted"),
+        sa.Column("batch_id", sa.Text(), nullable=True, comment="Of a message about a batch"),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column(
             "host",
@@ -104,13 +215,108 @@ def upgrade() -> None:
     op.create_index("ix_callbacks_job", "callbacks", ["job_id"], unique=False)
     op.create_index("ix_callbacks_key", "callbacks", ["key_id", sa.literal_column("id DESC")], unique=False)
     op.create_table(
+        "taken_items",
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column(
+            "mark", sa.Text(), nullable=False, comment="SHA-256 of where it came from, what it is and the work on it"
+        ),
+        sa.Column("batch_id", sa.Text(), nullable=False),
+        sa.Column("created_at", Timestamp(), nullable=False),
+        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_taken_items_key_id")),
+        sa.PrimaryKeyConstraint("key_id", "mark", name=op.f("pk_taken_items")),
+    )
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("storage_key", sa.Text(), nullable=False),
+        sa.Column("filename", sa.Text(), nullable=False),
+        sa.Column("content_type", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False, comment="Declared bytes"),
+        sa.Column("sha256", sa.Text(), nullable=True, comment="Declared by the caller, or seen while the bytes passed"),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("created_at", Timestamp(), nullable=False),
+        sa.CheckConstraint("state IN ('pending', 'ready')", name=op.f("ck_uploads_state_known")),
+        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_uploads_key_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+    )
+    op.create_index("ix_uploads_created", "uploads", ["created_at"], unique=False)
+    op.create_index("ix_uploads_key", "uploads", ["key_id", sa.literal_column("id DESC")], unique=False)
+    op.create_table(
+        "voices",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column(
+            "transcript",
+            sa.Text(),
+            nullable=True,
+            comment="The exact words of the excerpt; drafted, or confirmed where ready",
+        ),
+        sa.Column("consent", Json, nullable=False, comment="Who gave it, when, for what; kept as long as the voice"),
+        sa.Column("job_id", sa.Text(), nullable=False, comment="The job that prepares it; may be deleted before it"),
+        sa.Column("transcription_id", sa.Text(), nullable=True, comment="The job that transcribes it for that one"),
+        sa.Column("recording", sa.Text(), nullable=True, comment="Storage key; NULL until it is prepared"),
+        sa.Column("excerpt", sa.Text(), nullable=True, comment="Storage key of what models get"),
+        sa.Column("seconds", sa.Float(), nullable=True, comment="Of the recording"),
+        sa.Column("excerpt_start", sa.Float(), nullable=True),
+        sa.Column("excerpt_end", sa.Float(), nullable=True),
+        sa.Column("created_at", Timestamp(), nullable=False),
+        sa.CheckConstraint(
+            "state <> 'ready' OR (transcript IS NOT NULL AND excerpt IS NOT NULL)",
+            name=op.f("ck_voices_ready_is_whole"),
+        ),
+        sa.CheckConstraint("state IN ('draft', 'ready')", name=op.f("ck_voices_state_known")),
+        sa.CheckConstraint(
+            "(excerpt IS NULL) = (excerpt_start IS NULL OR excerpt_end IS NULL)",
+            name=op.f("ck_voices_excerpt_has_place"),
+        ),
+        sa.CheckConstraint("(recording IS NULL) = (excerpt IS NULL)", name=op.f("ck_voices_prepared_is_whole")),
+        sa.CheckConstraint(
+            "excerpt_end IS NULL OR excerpt_end > excerpt_start", name=op.f("ck_voices_excerpt_not_empty")
+        ),
+        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_voices_key_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_voices")),
+    )
+    op.create_index("ix_voices_key", "voices", ["key_id", sa.literal_column("id DESC")], unique=False)
+    op.create_table(
+        "batch_rejects",
+        sa.Column("batch_id", sa.Text(), nullable=False),
+        sa.Column("item", sa.Integer(), nullable=False, comment="Its place among the items of the batch, from 1"),
+        sa.Column("source", sa.Text(), nullable=True, comment="What it was, in short"),
+        sa.Column("error", Json, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["batch_id"], ["batches.id"], name=op.f("fk_batch_rejects_batch_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("batch_id", "item", name=op.f("pk_batch_rejects")),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("callback_id", sa.Text(), nullable=False),
+        sa.Column("at", Timestamp(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("duration_ms", sa.Integer(), nullable=False),
+        sa.Column("response", sa.Text(), nullable=True, comment="The first bytes of the answer"),
+        sa.ForeignKeyConstraint(
+            ["callback_id"], ["callbacks.id"], name=op.f("fk_deliveries_callback_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+    )
+    op.create_index("ix_deliveries_callback", "deliveries", ["callback_id", "id"], unique=False)
+    op.create_table(
         "jobs",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("key_id", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("engine", sa.Text(), nullable=False),
         sa.Column("lane", sa.Text(), nullable=False, comment="Which workers may run it: cpu or gpu"),
-        sa.Column("batch", sa.Text(), nullable=True),
+        sa.Column("batch", sa.Text(), nullable=True, comment="A label; of a job of a batch, the batch's name"),
+        sa.Column("batch_id", sa.Text(), nullable=True),
+        sa.Column("batch_item", sa.Integer(), nullable=True, comment="Its place among the items of the batch, from 1"),
+        sa.Column("item", Json, nullable=True, comment="What names its results: title, show, date, suffix"),
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("request", Json, nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
@@ -171,9 +377,11 @@ def upgrade() -> None:
             "upstream IS NULL OR state = 'waiting' OR state IN ('cancelled', 'expired', 'failed', 'succeeded')",
             name=op.f("ck_jobs_upstream_waits"),
         ),
+        sa.CheckConstraint("(batch_id IS NULL) = (batch_item IS NULL)", name=op.f("ck_jobs_item_of_a_batch")),
         sa.CheckConstraint(
             "result_attempt IS NULL OR result_attempt = attempt", name=op.f("ck_jobs_result_of_last_attempt")
         ),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_jobs_batch_id")),
         sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_jobs_key_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         sa.UniqueConstraint("key_id", "idempotency_key", name=op.f("uq_jobs_key_id_idempotency_key")),
@@ -227,6 +435,22 @@ def upgrade() -> None:
         sqlite_where=sa.text("finished_at IS NOT NULL AND idempotency_key IS NOT NULL"),
     )
     op.create_index(
+        "ix_jobs_item",
+        "jobs",
+        ["batch_id", "batch_item"],
+        unique=True,
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_jobs_item_state",
+        "jobs",
+        ["batch_id", "state", "batch_item"],
+        unique=False,
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
+    )
+    op.create_index(
         "ix_jobs_lease",
         "jobs",
         ["lease_until"],
@@ -240,8 +464,16 @@ def upgrade() -> None:
         "jobs",
         ["key_id", "lane", "priority", "run_at", "id"],
         unique=False,
-        postgresql_where=sa.text("state = 'waiting' AND upstream IS NULL"),
-        sqlite_where=sa.text("state = 'waiting' AND upstream IS NULL"),
+        postgresql_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NULL"),
+        sqlite_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NULL"),
+    )
+    op.create_index(
+        "ix_jobs_release_batch",
+        "jobs",
+        ["batch_id", "lane", "priority", "run_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NOT NULL"),
+        sqlite_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NOT NULL"),
     )
     op.create_index(
         "ix_jobs_unsuccessful",
@@ -260,23 +492,6 @@ def upgrade() -> None:
         sqlite_where=sa.text("upstream IS NOT NULL"),
     )
     op.create_table(
-        "uploads",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("key_id", sa.Text(), nullable=False),
-        sa.Column("storage_key", sa.Text(), nullable=False),
-        sa.Column("filename", sa.Text(), nullable=False),
-        sa.Column("content_type", sa.Text(), nullable=False),
-        sa.Column("size", sa.BigInteger(), nullable=False, comment="Declared bytes"),
-        sa.Column("sha256", sa.Text(), nullable=True, comment="Declared by the caller, or seen while the bytes passed"),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("created_at", Timestamp(), nullable=False),
-        sa.CheckConstraint("state IN ('pending', 'ready')", name=op.f("ck_uploads_state_known")),
-        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_uploads_key_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
-    )
-    op.create_index("ix_uploads_created", "uploads", ["created_at"], unique=False)
-    op.create_index("ix_uploads_key", "uploads", ["key_id", sa.literal_column("id DESC")], unique=False)
-    op.create_table(
         "blocks",
         sa.Column("job_id", sa.Text(), nullable=False),
         sa.Column("fingerprint", sa.Text(), nullable=False, comment="Of all that decides what the block holds"),
@@ -287,21 +502,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_blocks_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "fingerprint", "index", name=op.f("pk_blocks")),
     )
-    op.create_table(
-        "deliveries",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
-        sa.Column("callback_id", sa.Text(), nullable=False),
-        sa.Column("at", Timestamp(), nullable=False),
-        sa.Column("status", sa.Integer(), nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("duration_ms", sa.Integer(), nullable=False),
-        sa.Column("response", sa.Text(), nullable=True, comment="The first bytes of the answer"),
-        sa.ForeignKeyConstraint(
-            ["callback_id"], ["callbacks.id"], name=op.f("fk_deliveries_callback_id"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
-    )
-    op.create_index("ix_deliveries_callback", "deliveries", ["callback_id", "id"], unique=False)
     op.create_table(
         "events",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -318,12 +518,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_events_job", table_name="events")
     op.drop_table("events")
-    op.drop_index("ix_deliveries_callback", table_name="deliveries")
-    op.drop_table("deliveries")
     op.drop_table("blocks")
-    op.drop_index("ix_uploads_key", table_name="uploads")
-    op.drop_index("ix_uploads_created", table_name="uploads")
-    op.drop_table("uploads")
     op.drop_index(
         "ix_jobs_upstream",
         table_name="jobs",
@@ -337,10 +532,16 @@ def downgrade() -> None:
         sqlite_where=sa.text("state IN ('cancelled', 'expired', 'failed')"),
     )
     op.drop_index(
+        "ix_jobs_release_batch",
+        table_name="jobs",
+        postgresql_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NOT NULL"),
+        sqlite_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NOT NULL"),
+    )
+    op.drop_index(
         "ix_jobs_release",
         table_name="jobs",
-        postgresql_where=sa.text("state = 'waiting' AND upstream IS NULL"),
-        sqlite_where=sa.text("state = 'waiting' AND upstream IS NULL"),
+        postgresql_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NULL"),
+        sqlite_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NULL"),
     )
     op.drop_index("ix_jobs_list", table_name="jobs")
     op.drop_index(
@@ -348,6 +549,18 @@ def downgrade() -> None:
         table_name="jobs",
         postgresql_where=sa.text("state = 'running'"),
         sqlite_where=sa.text("state = 'running'"),
+    )
+    op.drop_index(
+        "ix_jobs_item_state",
+        table_name="jobs",
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_jobs_item",
+        table_name="jobs",
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
     )
     op.drop_index(
         "ix_jobs_forget",
@@ -386,6 +599,15 @@ def downgrade() -> None:
         sqlite_where=sa.text("finished_at IS NULL"),
     )
     op.drop_table("jobs")
+    op.drop_index("ix_deliveries_callback", table_name="deliveries")
+    op.drop_table("deliveries")
+    op.drop_table("batch_rejects")
+    op.drop_index("ix_voices_key", table_name="voices")
+    op.drop_table("voices")
+    op.drop_index("ix_uploads_key", table_name="uploads")
+    op.drop_index("ix_uploads_created", table_name="uploads")
+    op.drop_table("uploads")
+    op.drop_table("taken_items")
     op.drop_index("ix_callbacks_key", table_name="callbacks")
     op.drop_index("ix_callbacks_job", table_name="callbacks")
     op.drop_index(
@@ -397,6 +619,28 @@ def downgrade() -> None:
     op.drop_index("ix_callbacks_created", table_name="callbacks")
     op.drop_table("callbacks")
     op.drop_table("callback_endpoints")
+    op.drop_index(
+        "ix_batches_unfinished",
+        table_name="batches",
+        postgresql_where=sa.text("finished_at IS NULL"),
+        sqlite_where=sa.text("finished_at IS NULL"),
+    )
+    op.drop_index(
+        "ix_batches_open",
+        table_name="batches",
+        postgresql_where=sa.text("open_until IS NOT NULL"),
+        sqlite_where=sa.text("open_until IS NOT NULL"),
+    )
+    op.drop_index("ix_batches_list", table_name="batches")
+    op.drop_index("ix_batches_finished", table_name="batches")
+    op.drop_index(
+        "ix_batches_change",
+        table_name="batches",
+        postgresql_where=sa.text("changes_at IS NOT NULL"),
+        sqlite_where=sa.text("changes_at IS NOT NULL"),
+    )
+    op.drop_table("batches")
+    op.drop_table("turns")
     op.drop_index("ix_sweeps_due", table_name="sweeps")
     op.drop_table("sweeps")
     op.drop_table("processes")

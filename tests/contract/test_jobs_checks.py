@@ -11,10 +11,12 @@ from sqlalchemy.exc import IntegrityError
 
 from common.db import processes, uploads
 from common.db.engine import Database
-from common.db.tables import callbacks, jobs, keys, metadata
+from common.db.tables import batches, callbacks, jobs, keys, metadata
 from common.db.tables import processes as process_rows
 from common.db.tables import uploads as upload_rows
+from common.jobs import batches as batch_verbs
 from common.jobs import callbacks as outbox
+from common.jobs.batches import NewBatch
 from common.states import State
 from tests.jobs import ERROR, brought, new_key, result
 
@@ -54,11 +56,25 @@ JOBS: dict[str, list[tuple[State, Values, Values]]] = {
         (State.QUEUED, {"upstream": "job_x"}, {"state": "waiting", "upstream": "job_x"}),
         (State.RUNNING, {"upstream": "job_x"}, {"upstream": None}),
     ],
+    "item_of_a_batch": [(State.WAITING, {"batch_item": 1}, {"batch_item": None})],
     "running_has_attempt": [(State.RUNNING, {"attempt": 0}, {"attempt": 7})],
 }
 
 OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
     (keys, "weight_positive"): [({"weight": 0.0}, {"weight": 0.01}), ({"weight": -1.0}, {"weight": 9.0})],
+    (batches, "state_known"): [({"state": "lost"}, {"state": "paused"})],
+    (batches, "end_is_dated"): [
+        ({"state": "finished"}, {"state": "finished", "finished_at": NOW}),
+        ({"finished_at": NOW}, {"state": "cancelled", "finished_at": NOW}),
+    ],
+    (batches, "open_is_active"): [({"open_until": NOW}, {"open_until": NOW, "state": "active"})],
+    (batches, "on_error_known"): [({"on_error": "cry"}, {"on_error": "stop"})],
+    (batches, "weight_positive"): [({"weight": 0.0}, {"weight": 0.01})],
+    (batches, "counts_are_counts"): [({"failed": -1, "total": 1}, {"failed": 1, "total": 1})],
+    (batches, "ends_within_total"): [({"succeeded": 1, "failed": 1, "total": 1}, {"succeeded": 1, "total": 1})],
+    (batches, "failed_has_error"): [
+        ({"state": "failed", "finished_at": NOW}, {"state": "failed", "finished_at": NOW, "error": ERROR})
+    ],
     (callbacks, "state_known"): [({"state": "lost", "next_at": None}, {"state": "failed", "next_at": None})],
     (callbacks, "pending_has_next"): [
         ({"next_at": None}, {"next_at": NOW}),
@@ -102,6 +118,7 @@ def test_others(database: Database, table: Table, short: str) -> None:
     with database.write() as tx:
         outbox.put(tx, key_id, "https://receiver.example", "test", "{}")
         processes.register(tx, "w1", "worker", lanes=["cpu"])
+        batch_verbs.create(tx, key_id, NewBatch("nightly", {}, {}, "digest"))
         uploads.create(
             tx, uploads.new_id(), key_id, "uploads/k/u", filename="a", content_type="audio/wav", size=1, sha256=None,
             ready=False,

@@ -128,6 +128,7 @@ def test_the_cases_cover_the_table() -> None:
     covered = {Transition(source, verb, to) for verb, _, _, made in CASES.values() for source, (to, _) in made.items()}
     elsewhere = {
         Transition(None, Verb.SUBMIT, W),  # test_jobs_submit
+        Transition(Q, Verb.RECALL, W),  # test_jobs_batches: the jobs of a batch that closed
         Transition(W, Verb.FAIL, F),  # test_jobs_finish: what waited for a job that failed
     }
     assert covered == TABLE - elsewhere

@@ -9,6 +9,7 @@ from common.states import ACTIVE, TABLE, TERMINAL, State, Verb, sources
 DESIGN = """
 -                             submit     waiting
 waiting                       release    queued
+queued                        recall     waiting
 queued                        claim      running
 running                       checkpoint running
 running                       succeed    succeeded

@@ -1,0 +1,122 @@
+"""Batches as values: many jobs submitted at once, that run in their window and are steered together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row
+
+from common.states import State
+
+
+class BatchState(StrEnum):
+    """preparing: its items are being taken in, and none runs yet.  cancelling: its jobs are being cancelled.
+    failed: it could not be prepared, as its error says."""
+
+    PREPARING = "preparing"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+OVER = frozenset({BatchState.FINISHED, BatchState.CANCELLED, BatchState.FAILED})
+
+
+class BatchReason(StrEnum):
+    """Why a batch is in its state."""
+
+    CREATED = "created"
+    PREPARED = "prepared"
+    BY_CALLER = "by_caller"
+    ITEM_FAILED = "item_failed"
+    RESUMED = "resumed"
+    RETRIED = "retried"
+    NOT_PREPARED = "not_prepared"
+    DONE = "done"
+
+
+class OnError(StrEnum):
+    """What a wrong item does. skip: it is reported, and the others go on.  stop: no item runs where one cannot be read,
+    and the first job that fails pauses the batch."""
+
+    SKIP = "skip"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as it stood when it was read."""
+
+    id: str
+    key_id: str
+    name: str
+    state: BatchState
+    reason: BatchReason
+    source: Mapping[str, Any]
+    template: Mapping[str, Any]
+    window: str | None
+    open_until: datetime | None
+    changes_at: datetime | None
+    deadline: datetime | None
+    on_error: OnError
+    weight: float
+    callback: Mapping[str, Any] | None
+    told: int
+    total: int
+    rejected: int
+    skipped: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    consumed: int
+    intake_until: datetime | None
+    intake_failures: int
+    error: Mapping[str, Any] | None
+    schedule_id: str | None
+    idempotency_key: str | None
+    request_digest: str
+    created_at: datetime
+    finished_at: datetime | None
+    updated_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Batch:
+        values = dict(row._mapping)
+        known = {"state": BatchState, "reason": BatchReason, "on_error": OnError}
+        return cls(**{**values, **{name: known[name](values[name]) for name in known}})
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+    @property
+    def ended(self) -> int:
+        """Jobs that have ended, however."""
+        return self.succeeded + self.failed + self.cancelled + self.expired
+
+    def count(self, state: State) -> int:
+        """Jobs that ended in `state`."""
+        return {
+            State.SUCCEEDED: self.succeeded,
+            State.FAILED: self.failed,
+            State.CANCELLED: self.cancelled,
+            State.EXPIRED: self.expired,
+        }[state]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An item that could not become a job. item: its place among the items, from 1.  source: what it was, in short."""
+
+    batch_id: str
+    item: int
+    source: str | None
+    error: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,618 @@
+"""The life of a batch: made, its items taken in, opened and closed by its window, steered by its owner.
+
+What touches every job of a batch goes in steps of CHUNK jobs, a transaction each: 100,000 jobs hold nobody up, and who
+finds a batch half-way goes on with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from ulid import ULID
+
+from common.db.engine import Tx
+from common.db.tables import PRIORITIES, batch_rejects, batches, jobs, taken_items
+from common.errors import NightshiftError
+from common.jobs import events, finish, gate, queueing, submit, tally, upstreams
+from common.jobs.batch import Batch, BatchReason, BatchState, OnError, Reject
+from common.jobs.job import Job
+from common.params import Request, sources_of
+from common.states import Reason, State, Verb, sources
+
+CHUNK = 500
+MAX_INTAKE_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class NewBatch:
+    """What a batch is made of. source, template: what the intake makes of them is its own affair."""
+
+    name: str
+    source: Mapping[str, Any]
+    template: Mapping[str, Any]
+    digest: str
+    window: str | None = None
+    deadline: datetime | None = None
+    on_error: OnError = OnError.SKIP
+    weight: float = 1.0
+    callback: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of a source. position: from 1.  Exactly one of `request` and `error`.
+
+    mark: what tells whether an earlier batch took it; None: it is taken in any case.  fields: what names its results.
+    source: what it is, in short.
+    """
+
+    position: int
+    request: Request | None = None
+    error: Mapping[str, Any] | None = None
+    mark: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+
+class IntakeLost(Exception):
+    """Somebody else took these items in, or the batch is not to be prepared any more."""
+
+
+# --- Made and taken in ------------------------------------------------------------------------------------------------
+
+
+def create(
+    tx: Tx, key_id: str, new: NewBatch, *, idempotency_key: str | None = None, schedule_id: str | None = None,
+    batch_id: str | None = None,
+) -> tuple[Batch, bool]:  # fmt: skip
+    """A batch without jobs, to be prepared; False where the Idempotency-Key had already made it.
+
+    Raises `idempotency_mismatch`.
+    """
+    values = {
+        "id": batch_id or new_id(),
+        "key_id": key_id,
+        "name": new.name,
+        "state": BatchState.PREPARING,
+        "reason": BatchReason.CREATED,
+        "source": dict(new.source),
+        "template": dict(new.template),
+        "window": new.window,
+        "deadline": new.deadline,
+        "on_error": new.on_error,
+        "weight": new.weight,
+        "callback": dict(new.callback) if new.callback else None,
+        "schedule_id": schedule_id,
+        "idempotency_key": idempotency_key,
+        "request_digest": new.digest,
+        "created_at": tx.now(),
+        "updated_at": tx.now(),
+    }
+    row = tx.execute(
+        (postgresql.insert if tx.postgresql else sqlite.insert)(batches)
+        .values(**values)
+        .on_conflict_do_nothing(index_elements=["key_id", "idempotency_key"])
+        .returning(batches)
+    ).one_or_none()
+    if row is not None:
+        return Batch.from_row(row), True
+    assert idempotency_key is not None
+    earlier = by_idempotency_key(tx, key_id, idempotency_key)
+    if earlier is None:
+        raise NightshiftError("state_conflict", "The batch of this Idempotency-Key was just deleted.", retryable=True)
+    if earlier.request_digest != new.digest:
+        raise NightshiftError(
+            "idempotency_mismatch",
+            f"This Idempotency-Key already made {earlier.id}, from another body.",
+            hint="Use a new Idempotency-Key for a new request.",
+            extra={"batch": earlier.id},
+        )
+    return earlier, False
+
+
+def new_id() -> str:
+    return f"bat_{ULID()}"
+
+
+def by_idempotency_key(tx: Tx, key_id: str, idempotency_key: str) -> Batch | None:
+    row = tx.execute(
+        select(batches).where(batches.c.key_id == key_id, batches.c.idempotency_key == idempotency_key)
+    ).one_or_none()
+    return Batch.from_row(row) if row is not None else None
+
+
+def to_prepare(tx: Tx, limit: int = 20) -> list[str]:
+    """Ids of batches whose items nobody is taking in."""
+    free = or_(batches.c.intake_until.is_(None), batches.c.intake_until < tx.now())
+    query = select(batches.c.id).where(batches.c.state == BatchState.PREPARING, batches.c.finished_at.is_(None), free)
+    return list(tx.execute(query.order_by(batches.c.id).limit(limit)).scalars())
+
+
+def prepare(tx: Tx, batch_id: str, lease_seconds: float) -> Batch | None:
+    """Takes on the intake of a batch, for `lease_seconds`; None where somebody else has it, or it needs none."""
+    free = or_(batches.c.intake_until.is_(None), batches.c.intake_until < tx.now())
+    row = tx.execute(
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.state == BatchState.PREPARING, free)
+        .values(intake_until=tx.now(lease_seconds), updated_at=tx.now())
+        .returning(batches)
+    ).one_or_none()
+    return Batch.from_row(row) if row is not None else None
+
+
+def leave(tx: Tx, batch_id: str) -> None:
+    """Gives an intake back half-way, for whoever goes on with it."""
+    tx.execute(
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.state == BatchState.PREPARING)
+        .values(intake_until=None, updated_at=tx.now())
+    )
+
+
+def sourced(tx: Tx, batch: Batch, source: Mapping[str, Any], skipped: int) -> Batch:
+    """Notes where the items lie that were found in a feed or a bucket, so that whoever goes on takes the same ones.
+
+    Raises IntakeLost.
+    """
+    row = tx.execute(
+        update(batches)
+        .where(batches.c.id == batch.id, batches.c.state == BatchState.PREPARING, batches.c.consumed == 0)
+        .values(source=dict(source), skipped=skipped, updated_at=tx.now())
+        .returning(batches)
+    ).one_or_none()
+    if row is None:
+        raise IntakeLost(batch.id)
+    return Batch.from_row(row)
+
+
+def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: int, lease_seconds: float) -> Batch:
+    """Makes jobs of the next items: those after the `consumed` ones of `batch`. Raises IntakeLost, `quota_exceeded`."""
+    locked = select(batches).where(
+        batches.c.id == batch.id, batches.c.state == BatchState.PREPARING, batches.c.consumed == batch.consumed
+    )
+    if tx.execute(locked.with_for_update()).one_or_none() is None:
+        raise IntakeLost(batch.id)
+    wanted = [entry for entry in entries if entry.error is None]
+    known = taken(tx, batch.key_id, [entry.mark for entry in wanted if entry.mark is not None])
+    wanted = _once([entry for entry in wanted if entry.mark not in known])
+    quota, left = submit.quota_left(tx, batch.key_id, default_quota, len(wanted))
+    if left < len(wanted):
+        raise NightshiftError(
+            "quota_exceeded",
+            f"With this batch, more than {quota} jobs of this key would be unfinished, which is its quota.",
+            hint="Send fewer items, wait for jobs to finish, or ask the operator for more.",
+        )
+    rejects = [_reject(batch, entry, entry.error) for entry in entries if entry.error is not None]
+    at = tx.instant()
+    rows: list[dict[str, Any]] = []
+    marks: list[str] = []
+    for entry in wanted:
+        assert entry.request is not None
+        try:
+            upstream = upstreams.unfinished(tx, batch.key_id, entry.request.sources())
+        except NightshiftError as error:
+            rejects.append(_reject(batch, entry, error.as_job_error()))
+            continue
+        rows.append(_row(batch, entry, upstream, at))
+        if entry.mark is not None:
+            marks.append(entry.mark)
+    if rows:
+        tx.execute(insert(jobs), rows)
+        events.submitted(tx, rows)
+        _take(tx, batch, marks)
+    if rejects:
+        tx.execute(insert(batch_rejects), rejects)
+    skipped = len(entries) - len(rows) - len(rejects)
+    row = tx.execute(
+        update(batches)
+        .where(batches.c.id == batch.id)
+        .values(
+            total=batches.c.total + len(rows),
+            rejected=batches.c.rejected + len(rejects),
+            skipped=batches.c.skipped + skipped,
+            consumed=entries[-1].position,
+            intake_until=tx.now(lease_seconds),
+            updated_at=tx.now(),
+        )
+        .returning(batches)
+    ).one()
+    return Batch.from_row(row)
+
+
+def _reject(batch: Batch, entry: Entry, error: Mapping[str, Any]) -> dict[str, Any]:
+    return {"batch_id": batch.id, "item": entry.position, "source": entry.source, "error": dict(error)}
+
+
+def _once(entries: list[Entry]) -> list[Entry]:
+    """Without those whose mark an earlier one of them has."""
+    seen: set[str] = set()
+    kept = []
+    for entry in entries:
+        if entry.mark is not None:
+            if entry.mark in seen:
+                continue
+            seen.add(entry.mark)
+        kept.append(entry)
+    return kept
+
+
+def _row(batch: Batch, entry: Entry, upstream: str | None, at: datetime) -> dict[str, Any]:
+    request = entry.request
+    assert request is not None
+    spec = request.spec()
+    body, digest = submit.body_of(request)
+    return {
+        "id": f"job_{ULID()}",
+        "key_id": batch.key_id,
+        "kind": request.kind,
+        "engine": spec.name,
+        "lane": spec.lane,
+        "batch": request.batch,
+        "batch_id": batch.id,
+        "batch_item": entry.position,
+        "item": dict(entry.fields),
+        "priority": PRIORITIES[request.priority],
+        "request": body,
+        "state": State.WAITING,
+        "reason": Reason.UPSTREAM if upstream else Reason.SUBMITTED,
+        "upstream": upstream,
+        "run_at": at,
+        "deadline": request.deadline,
+        "request_digest": digest,
+        "created_at": at,
+        "updated_at": at,
+    }
+
+
+def taken(tx: Tx, key_id: str, marks: Sequence[str]) -> set[str]:
+    """Those of the marks that an earlier batch of the key took."""
+    found: set[str] = set()
+    for start in range(0, len(marks), CHUNK):
+        part = select(taken_items.c.mark).where(
+            taken_items.c.key_id == key_id, taken_items.c.mark.in_(marks[start : start + CHUNK])
+        )
+        found.update(tx.execute(part).scalars())
+    return found
+
+
+def _take(tx: Tx, batch: Batch, marks: list[str]) -> None:
+    # In their order: two batches that take the same items must not lock them crosswise.
+    rows = [{"key_id": batch.key_id, "mark": mark, "batch_id": batch.id} for mark in sorted(marks)]
+    at = tx.instant()
+    into = postgresql.insert if tx.postgresql else sqlite.insert
+    if rows:
+        tx.execute(into(taken_items).on_conflict_do_nothing(), [row | {"created_at": at} for row in rows])
+
+
+def activate(tx: Tx, batch: Batch) -> Batch:
+    """preparing -> active: everything is taken in, and may run when its window is open. Raises IntakeLost.
+
+    With `on_error: stop`, a wrong item ends the batch instead, before anything has run.
+    """
+    opened = gate.at(batch.window, tx.instant())
+    row = tx.execute(
+        update(batches)
+        .where(
+            batches.c.id == batch.id, batches.c.state == BatchState.PREPARING, batches.c.consumed == batch.consumed
+        )
+        .values(
+            state=BatchState.ACTIVE, reason=BatchReason.PREPARED, open_until=opened.open_until,
+            changes_at=opened.changes_at, intake_until=None, updated_at=tx.now(),
+        )
+        .returning(batches)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        raise IntakeLost(batch.id)
+    return tally.settle(tx, Batch.from_row(row))
+
+
+def refuse(tx: Tx, batch: Batch, error: Mapping[str, Any]) -> Batch:
+    """preparing -> cancelling, and then failed: nothing of it will have run. Raises IntakeLost."""
+    row = tx.execute(
+        update(batches)
+        .where(batches.c.id == batch.id, batches.c.state == BatchState.PREPARING)
+        .values(
+            state=BatchState.CANCELLING, reason=BatchReason.NOT_PREPARED, error=dict(error), intake_until=None,
+            updated_at=tx.now(),
+        )
+        .returning(batches)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        raise IntakeLost(batch.id)
+    return tally.settle(tx, Batch.from_row(row))
+
+
+def stumbled(tx: Tx, batch: Batch, error: Mapping[str, Any], delay_seconds: float) -> Batch:
+    """The source cannot be read now: again later, MAX_INTAKE_FAILURES times in all. Raises IntakeLost."""
+    row = tx.execute(
+        update(batches)
+        .where(batches.c.id == batch.id, batches.c.state == BatchState.PREPARING)
+        .values(
+            intake_failures=batches.c.intake_failures + 1, intake_until=tx.now(delay_seconds), error=dict(error),
+            updated_at=tx.now(),
+        )
+        .returning(batches)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        raise IntakeLost(batch.id)
+    stopped = Batch.from_row(row)
+    return refuse(tx, stopped, error) if stopped.intake_failures >= MAX_INTAKE_FAILURES else stopped
+
+
+# --- Windows ----------------------------------------------------------------------------------------------------------
+
+
+def turn_windows(tx: Tx, limit: int = 100) -> list[Batch]:
+    """Opens and closes the batches whose window has changed."""
+    due = (
+        select(batches)
+        .where(batches.c.changes_at <= tx.now(), batches.c.state == BatchState.ACTIVE)
+        .order_by(batches.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    now = tx.instant()
+    turned = []
+    for row in tx.execute(due).all():
+        opened = gate.at(row.window, now)
+        changed = update(batches).where(batches.c.id == row.id, batches.c.state == BatchState.ACTIVE)
+        values = {"open_until": opened.open_until, "changes_at": opened.changes_at, "updated_at": tx.now()}
+        turned.append(Batch.from_row(tx.execute(changed.values(values).returning(batches)).one()))
+    return turned
+
+
+# --- Steered by the owner ---------------------------------------------------------------------------------------------
+
+
+def pause(tx: Tx, batch_id: str) -> Batch:
+    """active -> paused: nothing more starts, and what runs yields at its next block. Raises `state_conflict`."""
+    batch = _locked(tx, batch_id)
+    if batch.state is BatchState.PAUSED:
+        return batch
+    _require(batch, BatchState.ACTIVE)
+    row = tx.execute(
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.state == BatchState.ACTIVE)
+        .values(
+            state=BatchState.PAUSED, reason=BatchReason.BY_CALLER, open_until=None, changes_at=None, updated_at=tx.now()
+        )
+        .returning(batches)
+    ).one()
+    queueing.recall(tx)
+    return Batch.from_row(row)
+
+
+def resume(tx: Tx, batch_id: str) -> Batch:
+    """paused -> active. Raises `state_conflict`."""
+    batch = _locked(tx, batch_id)
+    if batch.state is BatchState.ACTIVE:
+        return batch
+    _require(batch, BatchState.PAUSED)
+    return tally.reopen(tx, batch, BatchReason.RESUMED)
+
+
+def cancel(tx: Tx, batch_id: str) -> Batch:
+    """-> cancelling: nothing more starts; `cancel_some` cancels its jobs. A batch that is over stays as it is."""
+    batch = _locked(tx, batch_id)
+    if batch.over or batch.state is BatchState.CANCELLING:
+        return batch
+    row = tx.execute(
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.state == batch.state)
+        .values(
+            state=BatchState.CANCELLING, reason=BatchReason.BY_CALLER, open_until=None, changes_at=None,
+            intake_until=None, updated_at=tx.now(),
+        )
+        .returning(batches)
+    ).one()  # fmt: skip
+    return tally.settle(tx, Batch.from_row(row))
+
+
+def to_cancel(tx: Tx, limit: int = 20) -> list[str]:
+    """Ids of batches whose jobs are to be cancelled."""
+    query = select(batches.c.id).where(batches.c.state == BatchState.CANCELLING, batches.c.finished_at.is_(None))
+    return list(tx.execute(query.order_by(batches.c.id).limit(limit)).scalars())
+
+
+def cancel_some(tx: Tx, batch_id: str, limit: int = CHUNK) -> int:
+    """Cancels up to `limit` jobs of a batch that is being cancelled, and flags those that run; how many it was.
+
+    0: there is nothing left to do; those that run end with their workers' word.
+    """
+    cancelling = select(batches.c.id).where(batches.c.id == batch_id, batches.c.state == BatchState.CANCELLING)
+    if tx.execute(cancelling).first() is None:
+        return 0
+    tx.execute(
+        update(jobs)
+        .where(
+            jobs.c.batch_id == batch_id, jobs.c.batch_id.is_not(None), jobs.c.state == State.RUNNING,
+            jobs.c.cancel_requested.is_(False),
+        )
+        .values(cancel_requested=True, updated_at=tx.now())
+    )  # fmt: skip
+    return len(_cancel(tx, _some(tx, batch_id, (State.QUEUED, State.WAITING), limit)))
+
+
+def _cancel(tx: Tx, ids: list[str]) -> list[Job]:
+    if not ids:
+        return []
+    rows = tx.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(ids), jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
+        .values(
+            state=State.CANCELLED, reason=Reason.BY_CALLER, upstream=None, finished_at=tx.now(), updated_at=tx.now()
+        )
+        .returning(jobs)
+    )
+    cancelled = [Job.from_row(row) for row in rows]
+    finish.ended(tx, *cancelled)
+    return cancelled
+
+
+def _some(tx: Tx, batch_id: str, states: Sequence[State], limit: int, after: int = 0) -> list[str]:
+    """Ids of jobs in these states, locked. One statement a state, each a stretch of the index."""
+    found: list[str] = []
+    for state in states:
+        query = (
+            select(jobs.c.id)
+            .where(
+                jobs.c.batch_id == batch_id,
+                jobs.c.batch_id.is_not(None),
+                jobs.c.state == state,
+                jobs.c.batch_item > after,
+            )
+            .order_by(jobs.c.batch_item)
+            .limit(limit - len(found))
+            .with_for_update(skip_locked=True)
+        )
+        found += tx.execute(query).scalars()
+        if len(found) >= limit:
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class Retried:
+    """again: how many jobs run again.  refused: how many cannot, because what they wait for is not there.
+    last: pass as `after` for the next ones; None where these were the last."""
+
+    again: int
+    refused: int
+    last: int | None
+
+
+RETRIED = (State.FAILED, State.EXPIRED)
+
+
+def retry_some(
+    tx: Tx, batch_id: str, *, default_quota: int, states: Sequence[State] = RETRIED, after: int = 0, limit: int = CHUNK
+) -> Retried:
+    """failed, expired -> waiting: up to `limit` jobs after the item `after`. Raises `state_conflict`, `quota_exceeded`.
+
+    A batch that was finished or cancelled goes on.
+    """
+    row = tx.execute(select(batches).where(batches.c.id == batch_id)).one_or_none()
+    if row is None:
+        raise NightshiftError("not_found", "There is no such batch.")
+    batch = Batch.from_row(row)
+    _require(batch, BatchState.ACTIVE, BatchState.PAUSED, BatchState.FINISHED, BatchState.CANCELLED)
+    query = (
+        select(jobs)
+        .where(
+            jobs.c.batch_id == batch_id,
+            jobs.c.batch_id.is_not(None),
+            jobs.c.state.in_(states),
+            jobs.c.batch_item > after,
+        )
+        .order_by(jobs.c.batch_item)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    before = [Job.from_row(found) for found in tx.execute(query)]
+    if not before:
+        return Retried(0, 0, None)
+    _, left = submit.quota_left(tx, batch.key_id, default_quota, len(before))
+    if left < len(before):
+        raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
+    linked = [job for job in before if any(source.job for source in sources_of(job.request).values())]
+    refused = 0
+    for job in linked:
+        try:
+            submit.resubmit(tx, job.id, default_quota=default_quota)
+        except NightshiftError:
+            refused += 1
+    plain = [job for job in before if job not in linked]
+    submit.resubmit_many(tx, plain)
+    last = before[-1].batch_item if len(before) == limit else None
+    return Retried(len(before) - refused, refused, last)
+
+
+def _locked(tx: Tx, batch_id: str) -> Batch:
+    row = tx.execute(select(batches).where(batches.c.id == batch_id).with_for_update()).one_or_none()
+    if row is None:
+        raise NightshiftError("not_found", "There is no such batch.")
+    return Batch.from_row(row)
+
+
+def _require(batch: Batch, *states: BatchState) -> None:
+    if batch.state not in states:
+        raise NightshiftError(
+            "state_conflict",
+            f"The batch is {batch.state}.",
+            hint=f"It must be {' or '.join(states)}.",
+            extra={"state": batch.state},
+        )
+
+
+# --- Looked at --------------------------------------------------------------------------------------------------------
+
+
+def get(tx: Tx, batch_id: str, key_id: str | None = None) -> Batch | None:
+    query = select(batches).where(batches.c.id == batch_id)
+    if key_id is not None:
+        query = query.where(batches.c.key_id == key_id)
+    row = tx.execute(query).one_or_none()
+    return Batch.from_row(row) if row is not None else None
+
+
+def page(
+    tx: Tx, key_id: str, *, before: str | None, limit: int, states: Sequence[BatchState] = (),
+    schedule_id: str | None = None,
+) -> list[Batch]:  # fmt: skip
+    """A key's batches, newest first, before the id `before`."""
+    query = select(batches).where(batches.c.key_id == key_id)
+    if states:
+        query = query.where(batches.c.state.in_(states))
+    if schedule_id is not None:
+        query = query.where(batches.c.schedule_id == schedule_id)
+    if before is not None:
+        query = query.where(batches.c.id < before)
+    return [Batch.from_row(row) for row in tx.execute(query.order_by(batches.c.id.desc()).limit(limit))]
+
+
+def items(tx: Tx, batch_id: str, *, after: int, limit: int, states: Sequence[State] = ()) -> list[Job]:
+    """A batch's jobs in the order of its items, after the item `after`: a page costs the same anywhere."""
+
+    def stretch(state: State | None) -> list[Job]:
+        query = select(jobs).where(
+            jobs.c.batch_id == batch_id, jobs.c.batch_id.is_not(None), jobs.c.batch_item > after
+        )  # fmt: skip
+        if state is not None:
+            query = query.where(jobs.c.state == state)
+        return [Job.from_row(row) for row in tx.execute(query.order_by(jobs.c.batch_item).limit(limit))]
+
+    found = [job for state in (states or (None,)) for job in stretch(state)]
+    return sorted(found, key=lambda job: job.batch_item or 0)[:limit]
+
+
+def rejects(tx: Tx, batch_id: str, *, after: int, limit: int) -> list[Reject]:
+    """Items that could not become jobs, in their order, after the item `after`."""
+    query = (
+        select(batch_rejects)
+        .where(batch_rejects.c.batch_id == batch_id, batch_rejects.c.item > after)
+        .order_by(batch_rejects.c.item)
+        .limit(limit)
+    )
+    return [Reject(**row._mapping) for row in tx.execute(query)]
+
+
+def under_way(tx: Tx, batch_id: str) -> dict[State, int]:
+    """How many of its jobs are queued and running: few, whatever the size of the batch."""
+    found = {}
+    for state in (State.QUEUED, State.RUNNING):
+        query = select(jobs.c.id).where(jobs.c.state == state, jobs.c.batch_id == batch_id)
+        found[state] = len(tx.execute(query).all())
+    return found
+
+
+def suffix(tx: Tx, batch_id: str, suffixes: Mapping[int, str]) -> None:
+    """Notes what tells the results of these items from others of the same name."""
+    for item, text in suffixes.items():
+        which = (jobs.c.batch_id == batch_id, jobs.c.batch_item == item)
+        fields = tx.execute(select(jobs.c.item).where(*which)).scalar_one()
+        tx.execute(update(jobs).where(*which).values(item={**fields, "suffix": text}))
