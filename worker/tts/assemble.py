@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.params import TtsParams
 from worker.engine import Artifact
 from worker.media.encode import AudioWriter
 from worker.media.formats import CONTENT_TYPES, EXTENSIONS, OutputPlan, output_plan
+from worker.media.limiter import Limiter
 from worker.media.loudness import Loudness
 from worker.media.probe import AudioInfo
 from worker.media.resample import Resampler
@@ -21,20 +23,25 @@ from worker.tts.takes import Kept, Takes
 from worker.tts.timing import Spoken
 
 CEILING_DBFS = -1.0
-"""No sample is made louder than this: resampling and lossy codecs need some room above it."""
+"""No sample is made louder than this: lossy codecs need some room above it."""
+MOST_LIMITED_DB = 9.0
+"""Peaks are held down by so much at most; more would be heard."""
+
+# By so much a resampled peak may be higher than its samples were.
+_OVERSHOOT_DB = 1.0
 
 _CHUNK_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Whole:
-    """The finished file. gain_db: that was applied.  short_db: by how much the loudness asked for was missed, because
-    the peaks allow no more; 0 where it was not."""
+    """The finished file. gain_db: that was applied to all of it.  limited_db: by how much the highest peak was held
+    down."""
 
     artifact: Artifact
     peaks: Peaks
     gain_db: float
-    short_db: float
+    limited_db: float
 
 
 class Assembly:
@@ -77,9 +84,10 @@ class Assembly:
                 loudness.add(chunk)
                 done += chunk.shape[1]
                 yield done / total / 2
-        gain_db, short_db = _gain(params.loudness_lufs, loudness)
+        gain_db, limited = _gain(params.loudness_lufs, loudness)
         plan = plan_of(params)
-        out = _Out(folder / f"speech{EXTENSIONS[plan.format]}", self._rate, plan, 10 ** (gain_db / 20), tags)
+        path = folder / f"speech{EXTENSIONS[plan.format]}"
+        out = _Out(path, self._rate, plan, 10 ** (gain_db / 20), limited, tags)
         try:
             done = 0
             for chunk in self.stream():
@@ -90,20 +98,19 @@ class Assembly:
         except BaseException:
             out.abort()
             raise
-        return Whole(out.artifact(), out.peaks.result(), gain_db, short_db)
+        return Whole(out.artifact(), out.peaks.result(), gain_db, out.limited_db)
 
     def _pause(self, piece: Piece) -> int:
         return round(piece.pause * self._rate)
 
 
-def _gain(target: float | None, loudness: Loudness) -> tuple[float, float]:
-    """dB to apply, and dB that are missing then; nothing where there is too little to measure."""
+def _gain(target: float | None, loudness: Loudness) -> tuple[float, bool]:
+    """dB to apply, and whether peaks need to be held down then; nothing where there is too little to measure."""
     integrated, peak = loudness.integrated_lufs, loudness.peak_dbfs
     if target is None or integrated is None or peak is None:
-        return 0.0, 0.0
-    wanted = target - integrated
-    given = min(wanted, CEILING_DBFS - peak)
-    return given, wanted - given
+        return 0.0, False
+    gain = min(target - integrated, CEILING_DBFS + MOST_LIMITED_DB - peak)
+    return gain, peak + gain > CEILING_DBFS - _OVERSHOOT_DB
 
 
 def plan_of(params: TtsParams) -> OutputPlan:
@@ -114,21 +121,30 @@ def plan_of(params: TtsParams) -> OutputPlan:
 class _Out:
     """The file as it grows."""
 
-    def __init__(self, path: Path, rate: int, plan: OutputPlan, gain: float, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, rate: int, plan: OutputPlan, gain: float, limited: bool, tags: Mapping[str, str]
+    ) -> None:
         self.peaks = PeaksAccumulator(plan.sample_rate, 1)
         self._plan, self._gain = plan, np.float32(gain)
         self._loudness = Loudness(plan.sample_rate, 1)
         self._resampler = None if plan.sample_rate == rate else Resampler(rate, plan.sample_rate, 1)
+        self._limiter = Limiter(plan.sample_rate, 10 ** (CEILING_DBFS / 20)) if limited else None
         self._writer = AudioWriter(
             path, plan.sample_rate, 1, plan.format, bit_depth=plan.bit_depth, bitrate_kbps=plan.bitrate_kbps, tags=tags
         )
 
+    @property
+    def limited_db(self) -> float:
+        return -20 * math.log10(self._limiter.least) if self._limiter is not None else 0.0
+
     def take(self, chunk: np.ndarray) -> None:
-        self._give(chunk if self._resampler is None else self._resampler.push(chunk))
+        self._level(chunk if self._resampler is None else self._resampler.push(chunk))
 
     def finish(self) -> None:
         if self._resampler is not None:
-            self._give(self._resampler.finish())
+            self._level(self._resampler.finish())
+        if self._limiter is not None:
+            self._give(self._limiter.finish())
         self._writer.close()
 
     def abort(self) -> None:
@@ -155,8 +171,11 @@ class _Out:
             },
         )
 
-    def _give(self, samples: np.ndarray) -> None:
+    def _level(self, samples: np.ndarray) -> None:
         louder = samples * self._gain
-        self._loudness.add(louder)
-        self.peaks.add(louder)
-        self._writer.write(louder)
+        self._give(louder if self._limiter is None else self._limiter.push(louder))
+
+    def _give(self, samples: np.ndarray) -> None:
+        self._loudness.add(samples)
+        self.peaks.add(samples)
+        self._writer.write(samples)

@@ -30,6 +30,7 @@ PIPELINE_VERSION = "1"
 
 _TELL_SECONDS = 0.5
 _SHOWN_CHARACTERS = 60
+_NEAR_LU = 0.5
 
 
 class SpeechEngine:
@@ -216,12 +217,12 @@ class _Run:
                     yield self._progress("assemble", share * self._script.characters)
         for change in whole.artifact.meta["changes"]:
             yield Note("info", "output_changed", change)
-        if whole.short_db > 0.5:
+        reached, target = whole.artifact.meta["loudness_lufs"], params.loudness_lufs
+        if target is not None and reached is not None and abs(target - reached) > _NEAR_LU:
             yield Note(
                 "info",
                 "loudness_missed",
-                f"The speech is {whole.short_db:.1f} dB quieter than {params.loudness_lufs:g} LUFS: its peaks allow no "
-                "more.",
+                f"The speech has {reached:g} LUFS instead of {target:g}: its peaks allow no more.",
             )
         yield from results(folder, self._script, assembly, whole, origin)
         yield self._metrics(whole)
@@ -240,6 +241,7 @@ class _Run:
                 "blocks_resumed": self._resumed,
                 "retries": sum(kept.tries - 1 for kept in self._kept.values()),
                 "gain_db": round(whole.gain_db, 2),
+                "limited_db": round(whole.limited_db, 2),
                 "compute_seconds": round(self._compute_seconds, 3),
                 "wall_seconds": round(wall, 3),
                 "times_real_time": round(audio / wall, 2) if wall else 0.0,
