@@ -12,6 +12,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ import feedparser
 
 from common.episodes import MAX_EPISODES, Episode, Feed, Skipped, Why
 from common.errors import NightshiftError
-from common.outbound.fetch import fetch
+from common.outbound.fetch import NotModified, fetch
 
 MAX_BYTES = 32_000_000
 MAX_BYTES_TOLERATED = 4_000_000
@@ -63,30 +64,46 @@ def read(data: bytes, url: str = "") -> Feed:
     return Feed(show, tuple(episodes), tuple(skipped), well_formed)
 
 
+@dataclass(frozen=True)
+class FetchedFeed:
+    """feed: None where it has not changed.  etag, last_modified: to be given when it is fetched again."""
+
+    feed: Feed | None
+    etag: str | None
+    last_modified: str | None
+
+
 def fetch_feed(
     url: str,
     *,
     deadline_seconds: float = 60.0,
     max_bytes: int = MAX_BYTES,
     allow_hosts: Iterable[str] = (),
+    etag: str | None = None,
+    last_modified: str | None = None,
     folder: Path | None = None,
     check: Callable[[], None] = lambda: None,
-) -> Feed:
+) -> FetchedFeed:
     """Fetches a feed, guarded as every input, and reads it. folder: for the file while it is read.
 
-    Raises what `fetch` raises, and `invalid_feed`.
+    Raises what `fetch` raises but NotModified, and `invalid_feed`.
     """
     with TemporaryDirectory(dir=folder, prefix="feed-") as place:
         file = Path(place) / "feed.xml"
-        fetched = fetch(
-            url,
-            file,
-            max_bytes=min(max_bytes, MAX_BYTES),
-            deadline_seconds=deadline_seconds,
-            allow_hosts=allow_hosts,
-            check=check,
-        )
-        return read(file.read_bytes(), fetched.final_url)
+        try:
+            fetched = fetch(
+                url,
+                file,
+                max_bytes=min(max_bytes, MAX_BYTES),
+                deadline_seconds=deadline_seconds,
+                allow_hosts=allow_hosts,
+                etag=etag,
+                last_modified=last_modified,
+                check=check,
+            )
+        except NotModified:
+            return FetchedFeed(None, etag, last_modified)
+        return FetchedFeed(read(file.read_bytes(), fetched.final_url), fetched.etag, fetched.last_modified)
 
 
 def _examine(data: bytes) -> bool:

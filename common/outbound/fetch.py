@@ -26,6 +26,10 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429})
 
 
+class NotModified(Exception):
+    """The file is still of the version that the caller has."""
+
+
 def fetch(
     url: str,
     target: Path,
@@ -33,6 +37,8 @@ def fetch(
     max_bytes: int,
     deadline_seconds: float,
     allow_hosts: Iterable[str] = (),
+    etag: str | None = None,
+    last_modified: str | None = None,
     check: Callable[[], None] = lambda: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     silence_seconds: float = SILENCE_SECONDS,
@@ -46,6 +52,7 @@ def fetch(
     deadline_seconds: for everything together.  silence_seconds: longest wait for the next byte.
     check: called about twice a second, in this thread; what it raises ends the fetch.
     on_progress: bytes so far and in all (None: unknown), about twice a second and at the end.
+    etag, last_modified: of an earlier fetch, as the server gave them; NotModified is raised if they still hold.
     Raises `url_forbidden`, `too_large`, `input_too_slow`, `input_refused` (the server's answer is final),
     `input_unreachable` (retryable), and OSError where the file cannot be written.
     """
@@ -55,7 +62,8 @@ def fetch(
     part = target.with_name(target.name + ".part")
     try:
         with part.open("wb") as file:
-            download = _Download(checked, file, guard, deadline, max_bytes, on_progress, silence_seconds)
+            known = {"If-None-Match": etag} if etag else {"If-Modified-Since": last_modified} if last_modified else {}
+            download = _Download(checked, file, guard, deadline, max_bytes, on_progress, silence_seconds, known)
             fetched = download.run()
         part.replace(target)
         return fetched
@@ -81,8 +89,10 @@ class _Download:
         max_bytes: int,
         on_progress: Callable[[int, int | None], None],
         silence_seconds: float,
+        known: dict[str, str],
     ) -> None:
         self._url = url
+        self._known = known
         self._file = file
         self._guard = guard
         self._deadline = deadline
@@ -108,12 +118,13 @@ class _Download:
                 self._deadline.sleep(min(8.0, 0.1 * 2**resumes))
 
     def _pull(self) -> Fetched:
-        headers = {}
+        known = {} if self._begun else self._known
+        resume = {}
         if self._done and self._version:
-            headers = {"Range": f"bytes={self._done}-", "If-Range": self._version}
+            resume = {"Range": f"bytes={self._done}-", "If-Range": self._version}
         try:
-            with self._open(headers) as (url, response):
-                self._begin(url, response, resuming=bool(headers))
+            with self._open(known | resume) as (url, response):
+                self._begin(url, response, resuming=bool(resume))
                 self._read(url, response)
                 self._report(final=True)
                 return describe(self._done, url, response)
@@ -171,6 +182,8 @@ class _Download:
         elif status == 416 and resuming:
             self._version = None
             raise self._unreachable(f"{shown(url)} changed while it was fetched.")
+        elif status == 304 and self._known and not self._begun:
+            raise NotModified(shown(url))
         elif status >= 500 or status in _PASSING:
             raise self._unreachable(f"{shown(url)} answered {status}.", response)
         else:

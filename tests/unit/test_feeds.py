@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from common.episodes import Episode, Feed, Skipped, Wanted, Why, select
 from common.errors import NightshiftError
-from common.feeds import MAX_BYTES_TOLERATED, fetch_feed, read
+from common.feeds import MAX_BYTES_TOLERATED, FetchedFeed, fetch_feed, read
 from tests.servers.receiver import Answer, Receiver
 
 NAMESPACES = (
@@ -361,7 +361,7 @@ def test_titles_come_through_as_they_are(title: str, show: str) -> None:
 # --- Fetched -----------------------------------------------------------------------------------------------------
 
 
-def get(receiver: Receiver, path: str, **options: Any) -> Feed:
+def get(receiver: Receiver, path: str, **options: Any) -> FetchedFeed:
     return fetch_feed(receiver.url(path), allow_hosts=["127.0.0.1"], deadline_seconds=20, **options)
 
 
@@ -371,7 +371,9 @@ def test_a_feed_is_fetched_and_its_addresses_are_relative_to_where_it_was_in_the
     relative = item(1, enclosure='<enclosure url="audio/1.mp3" type="audio/mpeg"/>')
     receiver.serve("/moved", Answer.redirect("/shows/feed.xml"))
     receiver.serve("/shows/feed.xml", Answer(body=rss(relative)))
-    (episode,) = get(receiver, "/moved", folder=tmp_path).episodes
+    feed = get(receiver, "/moved", folder=tmp_path).feed
+    assert feed is not None
+    (episode,) = feed.episodes
     assert episode.url == receiver.url("/shows/audio/1.mp3")
     assert list(tmp_path.iterdir()) == []
 
@@ -392,3 +394,32 @@ def test_a_page_instead_of_a_feed_is_said_to_be_none(receiver: Receiver) -> None
     with pytest.raises(NightshiftError) as caught:
         get(receiver, "/feed")
     assert caught.value.code == "invalid_feed"
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({"ETag": 'W/"v1"', "Last-Modified": "Fri, 02 Jan 2026 10:00:00 GMT"}, ("if-none-match", 'W/"v1"')),
+        ({"Last-Modified": "Fri, 02 Jan 2026 10:00:00 GMT"}, ("if-modified-since", "Fri, 02 Jan 2026 10:00:00 GMT")),
+    ],
+)
+def test_a_feed_that_has_not_changed_is_not_sent_again(
+    receiver: Receiver, tmp_path: Path, given: dict[str, str], asked: tuple[str, str]
+) -> None:
+    receiver.script(Answer(body=rss(item(1)), headers=given), Answer(304, headers=given), path="/feed")
+    first = get(receiver, "/feed", folder=tmp_path)
+    assert first.feed is not None and len(first.feed.episodes) == 1
+    again = get(receiver, "/feed", folder=tmp_path, etag=first.etag, last_modified=first.last_modified)
+    assert again == FetchedFeed(None, first.etag, first.last_modified)
+    plain, conditional = (request.headers for request in receiver.requests)
+    assert "if-none-match" not in plain and "if-modified-since" not in plain
+    name, value = asked
+    assert conditional[name] == value
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_changed_is_no_answer_to_one_who_has_nothing(receiver: Receiver) -> None:
+    receiver.serve("/feed", Answer(304))
+    with pytest.raises(NightshiftError) as caught:
+        get(receiver, "/feed")
+    assert caught.value.code == "input_refused"
