@@ -136,7 +136,7 @@ class _Run:
             made = self._model.hear(samples, self._language, self._params.task, self._work.check, seed=_seed(start))
             heard = [Segment(start + segment.start, start + segment.end, segment.text) for segment in made]
         end = start + samples.size / RATE
-        kept, then = settle(tidy(heard, start, end), end, last=last)
+        kept, then = settle(tidy(heard, start, end), start, end, last=last)
         path = self._work.scratch / f"block-{self._index:06d}.json"
         stands = {"segments": [segment.as_dict() for segment in kept], "end": end, "next": then, "last": last}
         path.write_text(json.dumps({**stands, "language": self._language}))

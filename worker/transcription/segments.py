@@ -31,23 +31,21 @@ def tidy(heard: Sequence[Segment], start: float, end: float) -> list[Segment]:
     kept: list[Segment] = []
     at = start
     for segment in sorted(heard, key=lambda segment: (segment.start, segment.end)):
-        low, high = max(segment.start, at), min(segment.end, end)
+        low, high = round(max(segment.start, at), 3), round(min(segment.end, end), 3)
         text = " ".join(segment.text.split())
         if text and high > low:
-            kept.append(Segment(round(low, 3), round(high, 3), text))
+            kept.append(Segment(low, high, text))
             at = high
     return kept
 
 
-def settle(heard: Sequence[Segment], end: float, *, last: bool) -> tuple[list[Segment], float]:
+def settle(heard: Sequence[Segment], start: float, end: float, *, last: bool) -> tuple[list[Segment], float]:
     """What of a block stands, and where the next block begins, seconds.
 
-    heard: tidy.  end: of the block.  last: whether the recording ends there. A segment that ends within the margin may
-    go on behind the block, and is heard again from its start; unless it is all there is, and nothing would be gained.
+    heard: tidy.  start, end: of the block.  last: whether the recording ends there. A segment that ends within the
+    margin may go on behind the block, and is heard again from its start; unless that would gain less than half a block.
     """
     kept = [segment for segment in heard if last or segment.end <= end - MARGIN]
-    if last or len(kept) == len(heard):
-        return list(heard), end
-    if not kept:
+    if len(kept) == len(heard) or heard[len(kept)].start < (start + end) / 2:
         return list(heard), end
     return kept, heard[len(kept)].start

@@ -110,7 +110,7 @@ class Whisper:
         ]
 
     def _heard(self, samples: np.ndarray, padding: str = "longest") -> dict[str, torch.Tensor]:
-        """Log-mel frames, one for 10 ms of the samples: were a short block filled up, its silence would be heard too."""
+        """Log-mel frames, one for 10 ms. A short block is not filled up: its silence would be heard too."""
         made = self._features(
             samples,
             sampling_rate=RATE,
