@@ -6,7 +6,7 @@ or upper edge. An engine works at a size of its own; what it gives is in the ima
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -92,6 +92,13 @@ class SegmentationPrompt(Strict):
         return self
 
 
+class Named(NamedTuple):
+    """A prompt's name, and those of its masks."""
+
+    prompt: str
+    masks: tuple[str, ...]
+
+
 class Automatic(Strict):
     """Masks of all that is there. The members are those of segment-anything's SamAutomaticMaskGenerator."""
 
@@ -130,10 +137,12 @@ class SegmentationParams(Params):
             raise ValueError("give at least one prompt, or the mode automatic")
         if mode == "automatic" and prompts:
             raise ValueError("the mode automatic takes no prompts")
-        names = [name for prompt in prompts if (name := prompt.name) is not None]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two prompts are named {name!r}: give each a name of its own")
+        taken = ["masks", "overlay", "pictures"]
+        for prompt in prompts:
+            taken += _masks(prompt.name, prompt) if prompt.name else []
+        for name in taken:
+            if taken.count(name) > 1:
+                raise ValueError(f"the name {name!r} is taken twice: give the prompt another name")
         return prompts
 
     @field_validator("automatic")
@@ -143,15 +152,16 @@ class SegmentationParams(Params):
             raise ValueError("these settings belong to the mode automatic")
         return automatic
 
-    def names(self) -> tuple[str, ...]:
-        """A name for each prompt, all of them different."""
-        taken = {prompt.name for prompt in self.prompts}
-        names: list[str] = []
+    def names(self) -> tuple[Named, ...]:
+        """How each prompt and its masks are called; no two masks alike."""
+        taken = {name for prompt in self.prompts if prompt.name for name in _masks(prompt.name, prompt)}
+        names: list[Named] = []
         for number, prompt in enumerate(self.prompts, 1):
             name = prompt.name or f"mask-{number}"
-            while prompt.name is None and (name in taken or name in names):
+            while prompt.name is None and not taken.isdisjoint(_masks(name, prompt)):
                 name += "-0"
-            names.append(name)
+            names.append(Named(name, _masks(name, prompt)))
+            taken.update(names[-1].masks)
         return tuple(names)
 
     def of_image(self, image: int) -> list[tuple[int, SegmentationPrompt]]:
@@ -232,6 +242,10 @@ class SegmentationRequest(Request):
                 pointer="/params/prompts",
             )
         return super().spec()
+
+
+def _masks(name: str, prompt: SegmentationPrompt) -> tuple[str, ...]:
+    return tuple(f"{name}-{rank}" for rank in range(1, ALTERNATIVES + 1)) if prompt.multimask else (name,)
 
 
 def _runs(text: str) -> list[int] | None:

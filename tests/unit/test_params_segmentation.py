@@ -45,7 +45,11 @@ def test_the_defaults() -> None:
     assert request.spec().name == "grabcut"
     params = request.params
     assert isinstance(params, SegmentationParams)
-    assert (params.mode, params.names(), params.prompts[0].box) == ("prompts", ("mask-1",), (1, 2, 30, 40))
+    assert (params.mode, params.names(), params.prompts[0].box) == (
+        "prompts",
+        (("mask-1", ("mask-1",)),),
+        (1, 2, 30, 40),
+    )
     assert list(request.sources()) == ["/input"]
     assert parse_request(request.model_dump(mode="json")) == request
 
@@ -88,6 +92,8 @@ def test_a_prompt_that_says_nothing_or_nonsense(prompt: dict[str, Any], where: s
         (body(), "/params/prompts"),
         (body(BOX, params={"mode": "automatic", "prompts": [BOX]}), "/params/prompts"),
         (body({**BOX, "name": "a"}, {**BOX, "name": "a"}), "/params/prompts"),
+        (body({**BOX, "name": "a-2"}, {**BOX, "name": "a", "multimask": True}), "/params/prompts"),
+        (body({**BOX, "name": "overlay"}), "/params/prompts"),
         (body(params={"prompts": [BOX], "automatic": {"points_per_side": 8}}), "/params/automatic"),
         (body(params={"mode": "automatic", "automatic": {"points_per_side": 0}}), "/params/automatic/points_per_side"),
         (body(params={"mode": "all"}), "/params/mode"),
@@ -129,8 +135,14 @@ def test_a_list_of_images_is_one_job() -> None:
 
 
 def test_names_are_different() -> None:
-    params = SegmentationParams.model_validate({"prompts": [BOX, {**BOX, "name": "mask-1"}, BOX]})
-    assert params.names() == ("mask-1-0", "mask-1", "mask-3")
+    wide = {**BOX, "multimask": True}
+    params = SegmentationParams.model_validate(
+        {"prompts": [BOX, {**BOX, "name": "mask-1"}, wide, {**wide, "name": "a"}]}
+    )
+    assert [named.prompt for named in params.names()] == ["mask-1-0", "mask-1", "mask-3", "a"]
+    assert params.names()[2].masks == ("mask-3-1", "mask-3-2", "mask-3-3")
+    everything = [name for named in params.names() for name in named.masks]
+    assert len(set(everything)) == len(everything) == 8
 
 
 @pytest.mark.parametrize(
