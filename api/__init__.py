@@ -23,6 +23,7 @@ from api import (
     problems,
     results,
     uploads,
+    voices,
     workers,
 )
 from api.context import EXTENSION, Ringer, Service
@@ -39,6 +40,7 @@ RESOURCES = (
     jobs.resource,
     events.resource,
     results.resource,
+    voices.resource,
     engines.resource,
     workers.resource,
     callbacks.resource,

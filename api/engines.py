@@ -75,6 +75,11 @@ def engine_view(spec: EngineSpec, workers: list[Process]) -> schemas.Engine:
     )
 
 
+def ready_anywhere(spec: EngineSpec) -> bool:
+    """Whether a live worker could run the engine."""
+    return engine_view(spec, _workers()).ready
+
+
 def _told(worker: Process, name: str) -> Mapping[str, Any] | None:
     engines = worker.info.get("engines")
     entry = engines.get(name) if isinstance(engines, Mapping) else None

@@ -10,13 +10,12 @@ from typing import Annotated, Any
 from flask import url_for
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from api import schemas, uploads
+from api import schemas, sources
 from api.context import caller, service
 from api.job_view import job_view
 from api.operations import Answer, Resource
 from api.paging import PageQuery, cut
-from common.db import processes
-from common.db import uploads as upload_rows
+from common.db import presets, processes
 from common.db.engine import Tx
 from common.db.keys import Scope
 from common.engines import Kind
@@ -70,6 +69,14 @@ _JOB_HEADERS = {
 }
 
 
+def _with_preset(body: Any) -> Any:
+    """The body with the preset that it names merged in. Raises `unknown_preset`."""
+    if not isinstance(body, dict) or body.get("preset") is None:
+        return body
+    with service().database.read() as tx:
+        return presets.resolve(tx, caller().id, body)
+
+
 @resource.operation(
     "POST",
     "/v1/jobs",
@@ -77,23 +84,22 @@ _JOB_HEADERS = {
     scope=Scope.WRITE,
     headers=SubmitHeaders,
     body=JobRequest,
+    complete=_with_preset,
     answers={
         202: Answer("The job was accepted", schemas.Job, headers=_JOB_HEADERS),
         200: Answer("The job has ended already", schemas.Job, headers=_JOB_HEADERS),
     },
     errors=(
-        "unknown_engine", "engine_unsupported", "input_missing", "upload_incomplete", "upstream_failed",
-        "url_forbidden", "bucket_forbidden", "idempotency_mismatch", "quota_exceeded", "state_conflict",
-        "storage_failed",
+        "unknown_engine", "engine_unsupported", "unknown_preset", "input_missing", "upload_incomplete", "upstream_failed",
+        "url_forbidden", "bucket_forbidden", "voice_missing", "voice_not_ready", "idempotency_mismatch",
+        "quota_exceeded", "state_conflict", "storage_failed",
     ),
 )  # fmt: skip
 def submit_job(headers: SubmitHeaders, body: Any) -> Any:
     """Accepts the job and answers at once; the work is done when a worker is free. Send an `Idempotency-Key`, so that
     repeating the request after a broken connection makes no second job."""
-    _check_addresses(body)
-    for source in body.sources().values():
-        if source.upload is not None:
-            _settle_upload(source.upload)
+    sources.check_addresses(body)
+    sources.settle_uploads(body)
     job, created = _accept(body, headers.idempotency_key)
     more = {"Location": url_for("jobs.get_job", job_id=job.id)}
     if not created:
@@ -165,7 +171,7 @@ def cancel_job(job_id: str) -> Any:
             raise NightshiftError("state_conflict", f"The job is {before.state}.", extra={"state": before.state})
         job = finish.cancel(tx, job_id)
         assert job is not None
-        bells = _fill(tx, job.lane)
+        bells = fill(tx, job.lane)
     service().ringer.ring(bells)
     return job_view(job), 200 if job.terminal else 202
 
@@ -176,14 +182,16 @@ def cancel_job(job_id: str) -> Any:
     "Retry a job",
     scope=Scope.WRITE,
     answers={202: Answer("The job waits again", schemas.Job)},
-    errors=("state_conflict", "quota_exceeded", "input_missing", "upstream_failed"),
-)
+    errors=(
+        "state_conflict", "quota_exceeded", "input_missing", "upstream_failed", "voice_missing", "voice_not_ready",
+    ),
+)  # fmt: skip
 def retry_job(job_id: str) -> Any:
     """Runs a job again that failed, was cancelled or expired; its finished blocks are kept where they still fit."""
     with service().database.write() as tx:
         _find(tx, job_id)
         job = submitting.resubmit(tx, job_id, default_quota=service().settings.max_waiting_per_key)
-        bells = _fill(tx, job.lane)
+        bells = fill(tx, job.lane)
     service().ringer.ring(bells)
     return job_view(job), 202
 
@@ -230,65 +238,17 @@ def _accept(request: Request, idempotency_key: str | None) -> tuple[Job, bool]:
         bells: list[Bell] = []
         if submitted.created:
             # Only now: a repeated request gets its job although the upload may be gone since.
-            for pointer, source in request.sources().items():
-                if source.upload is not None:
-                    _require_ready(tx, source.upload, f"{pointer}/upload")
-            bells = _fill(tx, submitted.job.lane)
+            sources.require_uploads(tx, request)
+            bells = fill(tx, submitted.job.lane)
     service().ringer.ring(bells)
     released = any(bell.job_id == submitted.job.id for bell in bells)
     return (find(submitted.job.id) if released else submitted.job), submitted.created
 
 
-def _fill(tx: Tx, lane: str) -> list[Bell]:
+def fill(tx: Tx, lane: str) -> list[Bell]:
+    """Releases what a lane has room for; returns the bells to ring after the commit."""
     settings = service().settings
     return queueing.fill(tx, lane, settings.release_ahead, settings.alive_seconds)
-
-
-def _check_addresses(request: Request) -> None:
-    """Raises `url_forbidden`, `bucket_forbidden`: what can be told without asking anybody."""
-    for pointer, source in request.sources().items():
-        if source.url is not None:
-            service().guard.check_url(source.url, f"{pointer}/url")
-        if source.s3 is not None:
-            _check_bucket(source.s3, f"{pointer}/s3")
-    if request.callback is not None:
-        service().guard.check_url(request.callback.url, "/callback/url")
-
-
-def _check_bucket(uri: str, pointer: str) -> None:
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    if bucket not in service().settings.s3_input_buckets:
-        raise NightshiftError(
-            "bucket_forbidden",
-            f"The bucket {bucket} is not one that inputs may come from.",
-            hint="The operator lists such buckets in NIGHTSHIFT_S3_INPUT_BUCKETS.",
-            pointer=pointer,
-        )
-
-
-def _settle_upload(upload_id: str) -> None:
-    """Notes the arrival of a pending upload's bytes, before and outside of the transaction that submits."""
-    with service().database.read() as tx:
-        upload = upload_rows.get(tx, upload_id, caller().id)
-    if upload is not None:
-        try:
-            uploads.settle(upload)
-        except NightshiftError as error:
-            if error.code not in ("upload_incomplete", "not_found"):
-                raise
-
-
-def _require_ready(tx: Tx, upload_id: str, pointer: str) -> None:
-    upload = upload_rows.get(tx, upload_id, caller().id)
-    if upload is None:
-        raise NightshiftError("input_missing", "There is no such upload.", pointer=pointer)
-    if upload.state != "ready":
-        raise NightshiftError(
-            "upload_incomplete",
-            f"The {upload.size} bytes that were announced are not there.",
-            hint="Send them to the address that the announcement gave, then submit again.",
-            pointer=pointer,
-        )
 
 
 def _wait_seconds(prefer: str | None) -> int | None:

@@ -51,7 +51,7 @@ def get_results(job_id: str) -> Any:
     keys = [output["key"] for output in job.result["outputs"]]
     linked = [
         schemas.LinkedOutput(
-            **output.model_dump(), url=_link(key, seconds, f"{stem}-{output.filename}"), expires_at=expires
+            **output.model_dump(), url=link(key, seconds, f"{stem}-{output.filename}"), expires_at=expires
         )
         for key, output in zip(keys, outputs_view(job.result), strict=True)
     ]
@@ -111,7 +111,8 @@ def _conditions() -> dict[str, Any]:
     return environ
 
 
-def _link(key: str, seconds: int, filename: str) -> str:
+def link(key: str, seconds: int, filename: str) -> str:
+    """An address that gives a stored file for a while to whoever has it, saved as `filename`."""
     own = service().store.link(key, seconds, filename)
     return own if own is not None else public_url(f"/v1/files/{_serializer().dumps([key, filename])}")
 

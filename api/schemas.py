@@ -7,8 +7,11 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.cron import Missed
 from common.db.keys import Scope
 from common.engines import Kind, Lane
+from common.jobs.batch import BatchReason, BatchState, OnError
+from common.jobs.schedules import Outcome
 from common.states import Reason, State
 
 T = TypeVar("T")
@@ -118,6 +121,8 @@ class Job(Model):
     reason: Reason = Field(description="Why it is in that state")
     priority: Literal["interactive", "batch"]
     batch: str | None
+    batch_id: str | None = Field(description="The batch it belongs to, where it is more than a label")
+    preset: str | None = Field(description="The preset it was made from, with its version")
     input: dict[str, Any] | None = Field(description="As it was submitted")
     inputs: list[dict[str, Any]] | None = Field(description="As they were submitted, where there may be several")
     params: dict[str, Any] = Field(description="As it was submitted, with the defaults")
@@ -265,6 +270,46 @@ class WorkerList(Model):
     items: list[Worker]
 
 
+# --- Voices ----------------------------------------------------------------------------------------------------------
+
+
+class Excerpt(Model):
+    """What models hear of a recording. start, end: seconds of it.  url: needs no key."""
+
+    start: float
+    end: float
+    url: str
+    expires_at: datetime
+
+
+class VoiceConsent(Model):
+    given_by: str
+    date: str
+    purpose: str
+    recorded_at: datetime = Field(description="When it was told to this service")
+
+
+class Voice(Model):
+    id: str
+    name: str
+    state: Literal["draft", "ready"]
+    needs: Literal["preparation", "transcript"] | None = Field(
+        description="What a draft waits for: its job, or you to confirm what is said in its excerpt"
+    )
+    transcript: str | None = Field(description="What is said in the excerpt; of a draft, as it was heard")
+    excerpt: Excerpt | None
+    seconds: float | None = Field(description="Length of the recording")
+    consent: VoiceConsent
+    job: str = Field(description="The job that prepares it")
+    transcription: str | None = Field(description="The job that transcribes the recording for that one")
+    error: JobError | None = Field(description="Why it could not be prepared")
+    created_at: datetime
+
+
+class VoicePage(Page[Voice]):
+    pass
+
+
 # --- Keys and callbacks ----------------------------------------------------------------------------------------------
 
 
@@ -339,3 +384,141 @@ class Ready(Model):
 
     status: Literal["ok", "failing"]
     checks: dict[str, Check]
+
+
+# --- Batches, presets, schedules --------------------------------------------------------------------------------------
+
+
+class BatchCounts(Model):
+    """total: jobs made of the items.  rejected: items that could not become jobs.  skipped: items left out, by wish."""
+
+    total: int
+    rejected: int
+    skipped: int
+    waiting: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+
+
+class Batch(Model):
+    id: str
+    name: str
+    state: BatchState
+    reason: BatchReason = Field(description="Why it is in that state")
+    counts: BatchCounts
+    percent: float = Field(ge=0, le=100, description="Of its jobs that have ended")
+    source: dict[str, Any] = Field(description="Where its items come from")
+    preset: str | None = Field(description="With its version")
+    kind: str | None
+    engine: str | None
+    params: dict[str, Any] = Field(description="What its items have in common")
+    priority: Literal["interactive", "batch"]
+    naming: str
+    only_new: bool
+    window: str | None
+    open: bool = Field(description="Whether its jobs may start now")
+    changes_at: datetime | None = Field(description="When its window opens or closes next")
+    deadline: datetime | None
+    on_error: OnError
+    weight: float
+    callback_url: str | None
+    schedule: str | None = Field(description="The schedule that made it")
+    error: JobError | None = Field(description="Why it could not be prepared, or not yet")
+    created_at: datetime
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+class BatchPage(Page[Batch]):
+    pass
+
+
+class Rejected(Model):
+    """An item that cannot become a job. item: its place, from 1; of a manifest, its line."""
+
+    item: int
+    source: str | None = Field(description="What it is, in short")
+    error: JobError
+
+
+class Plan(Model):
+    """What a batch would be: nothing was made of it."""
+
+    name: str
+    jobs: int
+    skipped: dict[str, int] = Field(description="Items left out, by reason")
+    rejected: int
+    rejects: list[Rejected] = Field(description="The first 100 of them")
+    seconds: float | None = Field(description="Length of the media, where its source says; null where it says of none")
+    seconds_known: int = Field(description="Of how many items the length is known")
+    bytes: int | None = Field(description="Size of the media, where its source says; null where it says of none")
+    names: list[str] = Field(description="Names of the first results")
+    window: str | None
+    opens_at: datetime | None = Field(description="When its jobs may start; null: at once")
+    first_window_seconds: float | None = Field(description="How long that window is open; null without one")
+
+
+class BatchItem(Job):
+    item: int = Field(description="Its place among the items of the batch, from 1")
+
+
+class ItemPage(Page[BatchItem]):
+    """A page of a batch's jobs, in the order of its items."""
+
+
+class Retried(Model):
+    """again: jobs that run again.  refused: those that cannot, because what they wait for is not there."""
+
+    again: int
+    refused: int
+    batch: Batch
+
+
+class Preset(Model):
+    name: str
+    version: int
+    built_in: bool
+    description: str
+    kind: str | None
+    engine: str | None
+    params: dict[str, Any]
+
+
+class PresetList(Model):
+    items: list[Preset]
+
+
+class Schedule(Model):
+    id: str
+    name: str
+    cron: str
+    timezone: str
+    missed: Missed
+    paused: bool
+    batch: dict[str, Any] = Field(description="The request that each tick makes a batch of")
+    next_at: datetime | None = Field(description="Its next tick; null while it is paused")
+    created_at: datetime
+    updated_at: datetime
+
+
+class SchedulePage(Page[Schedule]):
+    pass
+
+
+class ScheduleTick(Model):
+    """What became of a tick. missed: how many before it passed unnoticed."""
+
+    tick: datetime
+    outcome: Outcome
+    batch: str | None
+    missed: int
+    error: JobError | None
+    at: datetime
+
+
+class TickList(Model):
+    items: list[ScheduleTick]

@@ -31,6 +31,13 @@ from tests import jobs
 
 AUDIO = b"RIFF not really, but the API does not listen"
 
+VOICE = {
+    "name": "Ada",
+    "input": {"url": "https://media.example/ada.wav"},
+    "transcript": "What is said.",
+    "consent": {"given_by": "Ada L.", "date": "2026-01-31", "purpose": "the evening news"},
+}
+
 
 class Contract:
     """The OpenAPI document as a judge of answers."""
@@ -118,6 +125,7 @@ class Caller:
 
     get = functools.partialmethod(request, "GET")
     post = functools.partialmethod(request, "POST")
+    patch = functools.partialmethod(request, "PATCH")
     put = functools.partialmethod(request, "PUT")
     delete = functools.partialmethod(request, "DELETE")
 
@@ -177,6 +185,28 @@ class Api:
         }
         with self.database.write() as tx:
             return finish.succeed(tx, job.lease, result)
+
+    def voice(self, owner: Caller, transcript: str | None = "What is said.", *, exact: bool = True) -> str:
+        """The id of a voice of the owner's whose audio lies in the store; ready where its words are exact."""
+        upload = owner.upload(filename="me.wav")
+        response = owner.post("/v1/voices", json={**VOICE, "input": {"upload": upload}, "transcript": "What is said."})
+        assert response.status_code == 201, response.text
+        voice_id, job_id = response.json["id"], response.json["job"]
+        job = jobs.claimed(self.database, job_id)
+        outputs = []
+        for name, more in (
+            ("recording", {"duration": 20.0}),
+            ("excerpt", {"start": 1.5, "end": 11.5, "transcript": transcript, "exact": exact}),
+        ):
+            key = f"{layout.voice_folder(owner.key.id, voice_id, 1)}{name}.flac"
+            stat = self.store.put(key, io.BytesIO(name.encode()), "audio/flac")
+            outputs.append(
+                {"name": name, "role": "voice", "filename": f"{name}.flac", "content_type": "audio/flac",
+                 "bytes": stat.size, "sha256": "0" * 64, "key": key, **more}
+            )  # fmt: skip
+        with self.database.write() as tx:
+            finish.succeed(tx, job.lease, {"outputs": outputs, "warnings": [], "metrics": {}, "inputs": []})
+        return str(voice_id)
 
 
 @pytest.fixture
