@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -73,13 +73,49 @@ class Batches:
                 del made
                 continue
             # Only here, with the exception gone, does nothing hold the tensors of the failed batch any more.
-            devices.release(self._device)
             steps += 1
-            if steps > STEPS:
-                raise devices.does_not_fit(f"{self._model} does", self._device, self._item_bytes)
-            size = max(1, len(batch) // 2)
-            _fitted[self._key] = size
-            _log.warning("memory ran out", model=self._model, batch=len(batch), next_batch=size, step=steps)
+            size = self._halved(len(batch), steps)
+
+    def stepwise(
+        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Generator[float, None, Made]]
+    ) -> Generator[float, None, list[Made]]:
+        """As `run`, for computing that tells how far it is: yields the share of all items that is done, 0 to 1, and
+        returns what was made of each part."""
+        size, at, steps = self.size, 0, 0
+        found: list[Made] = []
+        while at < len(items):
+            batch = items[at : at + size]
+            try:
+                working = compute(batch)
+                while True:
+                    try:
+                        share = next(working)
+                    except StopIteration as ended:
+                        found.append(ended.value)
+                        break
+                    yield (at + share * len(batch)) / len(items)
+            except RuntimeError as error:
+                if not devices.out_of_memory(error):
+                    raise
+            else:
+                at += len(batch)
+                continue
+            finally:
+                working.close()
+            del working
+            steps += 1
+            size = self._halved(len(batch), steps)
+        return found
+
+    def _halved(self, size: int, steps: int) -> int:
+        """The next size after one that did not fit, `steps` times by now. Raises `gpu_oom`."""
+        devices.release(self._device)
+        if steps > STEPS:
+            raise devices.does_not_fit(f"{self._model} does", self._device, self._item_bytes)
+        smaller = max(1, size // 2)
+        _fitted[self._key] = smaller
+        _log.warning("memory ran out", model=self._model, batch=size, next_batch=smaller, step=steps)
+        return smaller
 
     @property
     def _key(self) -> tuple[str, str]:

@@ -92,7 +92,7 @@ def test_who_hears_what(tmp_path: Path) -> None:
     run(tmp_path / "a", anchored, script=SCRIPT)
     assert next(len(group) for group in anchored.groups) == 2, "the first words of both, together"
     for line in [line for group in anchored.groups[1:] for line in group]:
-        assert line.reference is not None and line.reference.speaker == line.speaker.number
+        assert line.reference is not None and line.reference.speaker == line.speaker
         assert line.reference.text in SCRIPT[line.speaker.number]["text"]
     assert all(line.reference is None for line in anchored.groups[0])
 

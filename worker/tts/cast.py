@@ -22,15 +22,29 @@ def cast_of(params: TtsParams, synthesizer: Synthesizer) -> tuple[Speaker, ...]:
     for turn in params.turns():
         found.setdefault(turn.speaker, (turn.name, turn.voice))
     taken = {voice for _, voice in found.values() if voice is not None}
-    speakers = []
-    for number, (name, voice) in sorted(found.items()):
-        chosen = voice or synthesizer.voice(number, frozenset(taken))
-        taken.add(chosen)
-        speakers.append(Speaker(number, name, chosen, not built_in(chosen)))
-    return tuple(speakers)
+    voices: dict[int, str] = {}
+    for number, (_, voice) in sorted(found.items()):
+        voices[number] = voice or synthesizer.voice(number, frozenset(taken))
+        taken.add(voices[number])
+    parts = _parts(voices)
+    return tuple(
+        Speaker(number, found[number][0], voice, not built_in(voice), parts[number])
+        for number, voice in sorted(voices.items())
+    )
 
 
-def reference(voice: Voice, speaker: int, rate: int, limits: Limits, check: Callable[[], None]) -> Said:
+def _parts(voices: dict[int, str]) -> dict[int, int]:
+    """A number for each speaker: that of its voice where it is one, `csm:3`, else the lowest that is free."""
+    parts = {
+        number: int(name)
+        for number, voice in voices.items()
+        if built_in(voice) and (name := voice.partition(":")[2]).isdigit()
+    }
+    free = (part for part in range(2 * len(voices) + 10) if part not in set(parts.values()))
+    return {number: parts[number] if number in parts else next(free) for number in sorted(voices)}
+
+
+def reference(voice: Voice, speaker: Speaker, rate: int, limits: Limits, check: Callable[[], None]) -> Said:
     """The voice's recording, mono at `rate` Hz, with its words. Raises what decoding raises, and `no_samples`."""
     with AudioReader(voice.audio, limits) as reader:
         resampler = Resampler(reader.info.sample_rate, rate, 1)

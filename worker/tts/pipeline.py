@@ -103,7 +103,7 @@ class _Run:
             if speaker.cloned:
                 voice = self._work.voices[speaker.voice]
                 self._references[speaker.number] = reference(
-                    voice, speaker.number, self._synthesizer.rate, self._work.limits, self._work.check
+                    voice, speaker, self._synthesizer.rate, self._work.limits, self._work.check
                 )
 
     def _speak(self, group: Group) -> Iterator[Event]:
@@ -157,7 +157,7 @@ class _Run:
 
     def _said(self, piece: Piece) -> Said:
         samples = self._takes.read(piece.index, self._kept[piece.index])
-        return Said(_key(piece), piece.speaker, piece.text, samples)
+        return Said(_key(piece), self._script.speakers[piece.speaker], piece.text, samples)
 
     def _keep(self, index: int, kept: Kept) -> None:
         self._kept[index] = kept

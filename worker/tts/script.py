@@ -13,12 +13,14 @@ from worker.tts import sentences
 @dataclass(frozen=True)
 class Speaker:
     """Who speaks. number: from 0.  name: for people, empty where there is only one.  voice: as the request names it, or
-    the engine's own.  cloned: whether it is a recording's."""
+    the engine's own.  cloned: whether it is a recording's.  part: the number under which a model of conversations knows
+    it, no two speakers' the same unless their voices are."""
 
     number: int
     name: str
     voice: str
     cloned: bool
+    part: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ from worker.tts.script import Speaker
 
 @dataclass(frozen=True)
 class Said:
-    """Something that was said before, or a recording of the voice. samples: float32 [n] at the synthesizer's rate.
-
-    It is known by its `key`: the same key within a job always means the same.
-    """
+    """Something that was said before, or a recording of the voice. key: its name within the job.  samples: float32 [n]
+    at the synthesizer's rate."""
 
     key: str
-    speaker: int
+    speaker: Speaker
     text: str
     samples: np.ndarray
 
