@@ -177,6 +177,35 @@ def test_what_is_too_long_is_cut_alike_and_the_stem_not_at_all() -> None:
     assert show == "s" * 80 and file == f"2026-01-02-{'t' * 80}.{'v' * 73}.flac"
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a/B", "A/b"),
+        ("ß", "SS"),
+        ("ſ", "S"),
+        ("ı", "I"),
+        ("\u212a", "k"),
+        ("ﬁ", "fi"),
+        ("\u00e9", "e\u0301"),
+        ("Σ", "ς"),
+    ],
+)
+def test_what_some_file_system_takes_for_one_is_the_same(one: str, other: str) -> None:
+    assert same(one) == same(other) != same("x")
+
+
+def test_a_name_that_windows_keeps_for_itself_is_changed() -> None:
+    template = Template.parse("{stem}/{title}.{ext}")
+    assert template.render({"title": "Con"}, "aux", "flac") == "_aux/_Con.flac"
+    assert template.render({"title": "Con-1"}, "console", "flac") == "console/Con-1.flac"
+
+
+def test_a_name_is_normal_where_a_field_meets_the_text_before_it() -> None:
+    """A leading consonant in the template and a vowel in the title are one syllable."""
+    name = Template.parse("\u1100{title}.{stem}.{ext}").render({"title": "\u1161"}, "voice", "flac")
+    assert name == "\uac00.voice.flac"
+
+
 def test_an_example() -> None:
     one = {"show": "La Radio de Ana", "title": "Nº 5: el mar", "date": "2026-01-02"}
     template = Template.parse(EXAMPLE)
