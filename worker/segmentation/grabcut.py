@@ -56,7 +56,7 @@ class GrabCut:
             if prompt.box is not None or prompt.points:
                 other = _cut(small, _seeds(small, scale, prompt, wider=True), check)
                 union = np.count_nonzero(mask | other)
-                stability = np.count_nonzero(mask & other) / union if union else None
+                stability = float(np.count_nonzero(mask & other) / union) if union else None
             tally["cuts"] += 1
             full = rle.resized(mask, picture.height, picture.width)
             yield Found(full, None, stability, prompt.points, prompt=place)
