@@ -99,6 +99,41 @@ class Client:
         request |= {name: value for name, value in optional.items() if value is not None}
         return self.submit(request, idempotency_key=idempotency_key)
 
+    def segment(
+        self,
+        images: str | PathLike[str] | Job | Sequence[str | PathLike[str] | Job],
+        prompts: Sequence[Mapping[str, Any]] = (),
+        *,
+        automatic: bool | Mapping[str, Any] = False,
+        engine: str | None = None,
+        output: str | None = None,
+        idempotency_key: str | None = None,
+        on_upload: Tell | None = None,
+        **members: Any,
+    ) -> Job:
+        """Finds masks in an image, or in a list of images as one job.
+
+        images: each a source as `separate` takes one.  prompts: mappings with points and labels, box or mask, and name,
+        multimask, image; in pixels of the image as it is seen.  automatic: masks of all that is there, with the
+        settings that a mapping gives.  members: priority, batch, metadata, deadline, callback_url, as for `separate`.
+        """
+        several = isinstance(images, Sequence) and not isinstance(images, str)
+        request: dict[str, Any] = {
+            "kind": "segmentation",
+            "params": {"mode": "automatic" if automatic is not False else "prompts"},
+        }
+        if prompts:
+            request["params"]["prompts"] = [dict(prompt) for prompt in prompts]
+        if isinstance(automatic, Mapping):
+            request["params"]["automatic"] = dict(automatic)
+        if several:
+            request["inputs"] = [self.input(image, output, on_upload) for image in images]  # type: ignore[union-attr]
+        else:
+            request["input"] = self.input(images, output, on_upload)  # type: ignore[arg-type]
+        if engine is not None:
+            request["engine"] = engine
+        return self.submit(request | _common(**members), idempotency_key=idempotency_key)
+
     def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Submits a request as the API documents it. It is sent again after a broken connection and makes one job."""
         key = idempotency_key or str(uuid.uuid4())
@@ -263,3 +298,22 @@ class Job:
             after = page["next"]
             if after is None:
                 return found
+
+
+def _common(
+    *,
+    priority: str | None = None,
+    batch: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    deadline: datetime | None = None,
+    callback_url: str | None = None,
+) -> dict[str, Any]:
+    """The members that requests of every kind have, without those that are left out."""
+    members = {
+        "priority": priority,
+        "batch": batch,
+        "metadata": dict(metadata) if metadata else None,
+        "deadline": deadline.isoformat() if deadline else None,
+        "callback": {"url": callback_url} if callback_url else None,
+    }
+    return {name: value for name, value in members.items() if value is not None}

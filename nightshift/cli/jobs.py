@@ -45,7 +45,6 @@ def submit(
     """Submit a separation. Prints the job's id."""
     with exits.told(as_json), Client() as client, show.bars() as bars:
         sending = bars.add_task("sending", total=1.0, more="", visible=False)
-        told = dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in metadata or [])
         job = client.separate(
             source,
             prompt,
@@ -57,7 +56,7 @@ def submit(
             format=format,  # type: ignore[arg-type]
             priority=priority,  # type: ignore[arg-type]
             batch=batch,
-            metadata=told,
+            metadata=pairs(metadata),
             callback_url=callback,
             output=output,
             idempotency_key=idempotency_key,
@@ -65,19 +64,24 @@ def submit(
         )
         bars.remove_task(sending)
         if wait or download:
-            _wait(job, bars, as_json)
+            wait_for(job, bars, as_json)
         saved = job.download(download, overwrite=False) if download else []
         bars.stop()
-        _print_submitted(job, saved, as_json)
+        print_submitted(job, saved, as_json)
 
 
-def _wait(job: Job, bars: Any, as_json: bool, timeout: float | None = None) -> None:
+def pairs(metadata: list[str] | None) -> dict[str, str]:
+    """NAME=VALUE each."""
+    return dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in metadata or [])
+
+
+def wait_for(job: Job, bars: Any, as_json: bool, timeout: float | None = None) -> None:
     if not as_json:
         show.notes.print(job.id)
     job.wait(timeout, show.Following(bars, job.id) if not as_json else None)
 
 
-def _print_submitted(job: Job, saved: list[Path], as_json: bool) -> None:
+def print_submitted(job: Job, saved: list[Path], as_json: bool) -> None:
     if as_json:
         show.as_json({**job.body, "files": [str(path) for path in saved]} if saved else job.body)
     elif saved:
@@ -111,7 +115,7 @@ def list_jobs(
 def _remark(job: Job) -> str:
     if job.error and job.state != "succeeded":
         return f"{job.error['code']}: {job.error['message']}"
-    return show.progress(job) or (", ".join(o["name"] for o in job.outputs if o["role"] == "stem"))
+    return show.progress(job) or (", ".join(o["name"] for o in job.outputs if o["role"] in ("stem", "mask")))
 
 
 def one_job(

@@ -131,6 +131,8 @@ def inputs(job: Job) -> str:
 
 def wanted(job: Job) -> str:
     """What a job is to do, in a few words."""
-    return ", ".join(
-        prompt["description"] for prompt in job.body["params"].get("prompts", ()) if "description" in prompt
-    )
+    params = job.body["params"]
+    if job.body["kind"] == "segmentation":
+        named = [prompt["name"] or f"mask {number}" for number, prompt in enumerate(params["prompts"], 1)]
+        return ", ".join(named) or str(params["mode"])
+    return ", ".join(prompt["description"] for prompt in params.get("prompts", ()) if "description" in prompt)
