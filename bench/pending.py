@@ -25,7 +25,7 @@ from common.db.keys import Scope
 from common.db.tables import jobs
 from common.jobs import query, queueing, submit
 from common.jobs.job import Job
-from common.params import JobRequest
+from common.params import parse_request
 from common.settings import Settings
 from common.states import Reason, State
 
@@ -103,7 +103,7 @@ def _position(tx: Tx, table: Table) -> object:
     return [query.ahead(tx, job, at_most=SMALL // KEYS // 2) for job in table.positions]
 
 
-REQUEST = JobRequest.model_validate(
+REQUEST = parse_request(
     {"input": {"url": "https://media.example/a.wav"}, "engine": "rnnoise", "params": {"prompts": ["speech"]}}
 )
 STATEMENTS: dict[State, dict[str, Statement]] = {

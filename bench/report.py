@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import os
 import platform
@@ -11,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pynvml
 
 from bench.figures import Figure
+from worker import cards
 
 RESULTS = Path(__file__).with_name("results.json")
 README = Path(__file__).with_name("README.md")
@@ -21,9 +25,10 @@ INTRODUCTION = """\
 # What the service costs and holds
 
 `make bench` measures everything on this page and writes it down here and in `results.json`; `python -m bench NAME …`
-measures some of it (`--record` to keep it), `--full` takes three hours of sound for `memory`, and `--quick` only shows
-that everything works. PostgreSQL's server programs and `redis-server` must be installed; the servers are the
-benchmark's own.
+measures some of it (`--record` to keep it), `--full` takes longer sound for `memory` and `sam-audio`, and `--quick`
+only shows that everything works. `sam-audio-gpu` needs a card and is measured only when it is named. PostgreSQL's
+server programs and `redis-server` must be installed; the servers are the benchmark's own. `sam-audio` needs
+`.[models]`.
 
 Times say more about the machine than about the service, so every figure is a ratio: one thing against its baseline,
 both measured in the same run, in turns (A B, B A, …). It is the median of the repetitions' ratios; the spread is the
@@ -38,7 +43,7 @@ def conditions(note: str = "") -> dict[str, Any]:
     return {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, {platform.system()}, "
-        f"Python {platform.python_version()}",
+        f"Python {platform.python_version()}" + "".join(f", {card.name}" for card in cards.find(pynvml).cards),
         "load_before": round(load, 1),
         "note": note,
     }
@@ -54,6 +59,11 @@ def record(name: str, figures: Sequence[Figure], under: Mapping[str, Any]) -> No
     README.write_text(page(results))
 
 
+def module(name: str) -> str:
+    """Where a benchmark lies."""
+    return f"bench.{name.replace('-', '_')}"
+
+
 def page(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     parts = [INTRODUCTION]
     for name, figures in results.items():
@@ -62,7 +72,9 @@ def page(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def _section(name: str, figures: Sequence[Mapping[str, Any]]) -> str:
-    said = (__import__(f"bench.{name}", fromlist=["__doc__"]).__doc__ or "").strip()
+    # Read, not imported: a benchmark may need what is not installed, or fail.
+    found = importlib.util.find_spec(module(name))
+    said = (ast.get_docstring(ast.parse(Path(found.origin).read_text())) or "") if found and found.origin else ""
     lines = [
         f"## {name}",
         "",

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench import report
-from bench.__main__ import BENCHMARKS, measure, parse
+from bench import memory, report
+from bench.__main__ import BENCHMARKS, ONLY_WHEN_NAMED, main, measure, parse
+from bench.apart import apart
 from bench.figures import Figure, Goal, figure, in_turns, table
 from bench.place import Missing
 from bench.scale import Scale
 from tests.servers.availability import unavailable
+
+ERRORS = {
+    f"error-{of}"
+    for of in ("standard", "draft", "euler-16", "bf16", "bf16-evaluation", "fp16", "fp16-evaluation")
+}  # fmt: skip
+LEVERS = ("bf16", "heads", "once", "windows", "batches", "cudnn", "compile", "standard", "draft")
 
 FIGURES = {
     "submit": {"submit", "submit-waiting"},
@@ -27,14 +36,26 @@ FIGURES = {
     "recovery": {"recovery", "recovery-max"},
     "memory": {"memory", "memory-decoder", "memory-limit"},
     "decoding": {"decode-flac", "decode-mp3", "channels"},
-}
+    "sam-audio": {
+        "speed-0.5s", "memory-0.5s", "speed-1s", "memory-1s", "plain-needs-2s", "memory-flat", "memory-flat-narrow",
+        "sampler-2s", "sampler-memory-2s", "sampler-bf16-2s", "two-prompts", "equal-channels", *ERRORS,
+    },
+    "sam-audio-gpu": {
+        *(f"levers-{lever}" for lever in LEVERS), "against-bf16", "times-real-time", "batch-1", "batch-2",
+        "memory-batch-1", "memory-batch-16", "engine-times-real-time", "two-prompts-0.5s", "equal-channels-0.5s",
+        *ERRORS,
+    },
+}  # fmt: skip
+
+# What shows, without its machine, that a benchmark works.
+WHERE = {"sam-audio-gpu": {"device": "cpu", "size": "tiny"}}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_gives_its_figures(name: str) -> None:
     try:
-        figures = measure(name, Scale.QUICK)
+        figures = list(measure(name, Scale.QUICK, **WHERE.get(name, {})))
     except Missing as why:
         unavailable(name, str(why))
     assert {each.name for each in figures} == FIGURES[name]
@@ -86,3 +107,40 @@ def test_a_quick_run_is_never_recorded() -> None:
     with pytest.raises(SystemExit):
         parse(["nonsense"])
     assert parse(["memory", "--full", "--record"]).names == ["memory"]
+
+
+def test_what_needs_a_card_runs_only_when_named_and_is_recorded_from_a_card_only() -> None:
+    assert set(parse([]).names) == set(BENCHMARKS) - ONLY_WHEN_NAMED
+    assert parse(["sam-audio-gpu"]).device == "cuda"
+    for pretending in (["--device", "cpu"], ["--size", "tiny"]):
+        with pytest.raises(SystemExit):
+            parse(["sam-audio-gpu", "--record", *pretending])
+
+
+def test_without_a_card_nothing_is_measured_and_the_status_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    assert main(["sam-audio-gpu"]) == 1
+    said = capsys.readouterr().out
+    assert "cannot be measured here: torch sees no card" in said and "figure" not in said
+
+
+def test_what_was_measured_before_a_failure_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+
+    def failing(scale: Scale) -> Iterator[Figure]:
+        yield figure("memory", "ours", "theirs", [0.5])
+        raise RuntimeError("the machine went away")
+
+    monkeypatch.setattr(memory, "run", failing)
+    with pytest.raises(RuntimeError, match="went away"):
+        main(["memory", "--record"])
+    assert json.loads((tmp_path / "results.json").read_text())["memory"]["memory"]["ratio"] == 0.5
+
+
+def test_work_apart_has_a_process_of_its_own() -> None:
+    assert apart(os.getpid) != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        apart(divmod, 1, 0)

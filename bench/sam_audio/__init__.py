@@ -1,0 +1,39 @@
+"""SAM-Audio on a CPU, file in, stems out, against the published procedure on the same network and weights.
+
+The baseline takes the whole clip at once, with every lever off (`bench/sam_audio/plain.py`). Both sides have base's
+widths and heads, but two layers in the place of sixteen, and one step of the midpoint rule in the place of sixteen: all
+layers cost the same, and so do all steps. Each side of each length has a process of its own; memory is the highest
+resident one, weights and libraries included.
+
+The published codec takes some 200 MB a second when it decodes both stems at once, so at 300 s the whole procedure fits
+no usual machine: there the samplers are compared without it, and the whole at the longest that fits. The figures at
+60 s, and the whole at 300 s, are measured with `--full` only. A narrow codec is one of a sixteenth of the widths.
+
+`two-prompts` and `equal-channels` are of a network with a quarter of all of base's widths and all of its layers, where
+codec and sampler have the shares of the time that they have in base. `error-*` are shares of the reference's root mean
+square, of the state that the sampler ends in, on generated weights: they show that the arithmetic is right and how the
+tiers are ordered, not how a tier sounds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+from bench import place
+from bench.figures import Figure
+from bench.scale import Scale
+
+
+def run(scale: Scale) -> Iterator[Figure]:
+    need_models()
+    from bench.sam_audio import cpu
+
+    yield from cpu.run(scale)
+
+
+def need_models() -> None:
+    """Raises `Missing` where torch and transformers are not installed."""
+    lacking = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise place.Missing(f"{' and '.join(lacking)} not installed: pip install '.[models]'")
