@@ -262,11 +262,15 @@ def test_too_much_is_refused(data: bytes, part: str) -> None:
     assert caught.value.code == "invalid_feed"
 
 
-def test_a_title_cannot_be_a_path_or_an_address_that_is_opened() -> None:
-    """The parser takes bare text for an address or a file; bytes of a feed never are."""
-    for data in (b"/etc/hostname", b"http://127.0.0.1:1/", b"file:///etc/hostname"):
+def test_bytes_are_never_taken_for_a_file_or_an_address(receiver: Receiver, tmp_path: Path) -> None:
+    """The parser opens what looks like either; a feed's bytes are only read."""
+    file = tmp_path / "feed.xml"
+    file.write_bytes(rss(item(1)))
+    receiver.serve("/feed", Answer(body=rss(item(1))))
+    for data in (str(file).encode(), file.as_uri().encode(), receiver.url("/feed").encode()):
         with pytest.raises(NightshiftError, match="neither"):
             read(data)
+    assert receiver.requests == []
 
 
 # --- Which are wanted --------------------------------------------------------------------------------------------

@@ -206,6 +206,14 @@ def test_a_name_is_normal_where_a_field_meets_the_text_before_it() -> None:
     assert name == "\uac00.voice.flac"
 
 
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
+@pytest.mark.parametrize("value", ["x" * 900, "日本" * 300, "é" * 500, "𝔘" * 300])
+def test_long_fields_all_at_once_still_fit(template: Template, value: str) -> None:
+    name = template.render(dict.fromkeys(FIELDS, value), "v" * 73, "flac", "f" * 32)
+    assert check_key(name) == name and len(name.encode()) <= MAX_NAME_BYTES
+    assert all(len(part.encode()) <= MAX_PART_BYTES for part in name.split("/"))
+
+
 def test_an_example() -> None:
     one = {"show": "La Radio de Ana", "title": "Nº 5: el mar", "date": "2026-01-02"}
     template = Template.parse(EXAMPLE)
