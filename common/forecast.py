@@ -18,6 +18,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
+from common.pace import Claimant, Pace
 from common.windows import Windows
 
 HORIZON = timedelta(days=3650)
@@ -91,7 +92,7 @@ class Work:
 
     jobs: with known length.  audio: what is left of them, seconds together.  longest: of one of them, seconds.
     unknown: further jobs, whose length nobody knows.  typical: what to take for one of those, seconds; None: the mean
-    of the known ones.
+    of the known ones.  heard: how many lengths `typical` is the mean of; None: as many as are known.
     """
 
     engine: str
@@ -101,6 +102,7 @@ class Work:
     longest: float
     unknown: int = 0
     typical: float | None = None
+    heard: int | None = None
 
 
 class Why(StrEnum):
@@ -159,16 +161,18 @@ def forecast(
     speeds: Mapping[tuple[str, str], Speed],
     cards: Mapping[str, float],
     windows: Windows | None = None,
+    paces: Mapping[str, Pace] | None = None,
 ) -> Forecast:
-    """When `work` is done, if it has the cards to itself and the windows stay as they are.
+    """When `work` is done, if the windows stay as they are.
 
-    speeds: by engine and lane.  cards: of each lane; a part of a card where others have their share of it.
-    windows: when it may run; None: always.
+    speeds: by engine and lane.  cards: of each lane.  windows: when it may run; None: always.
+    paces: of the lanes whose cards it has not to itself, how fast it goes on there.
     """
     now = now.astimezone(UTC)
     missing: list[Missing] = []
     needs: list[Estimate] = []
-    ends: list[Estimate] = []
+    ends: list[tuple[Pace, Estimate]] = []
+    alone = Pace(now, Claimant("", 1.0, 1.0, 0.0, windows))
     # Each lane has cards of its own, so they work side by side.
     for lane, group in groupby(sorted(work, key=lambda one: one.lane), key=lambda one: one.lane):
         loads = []
@@ -185,10 +189,11 @@ def forecast(
         need, end = _lane(loads, cards.get(lane, 0))
         needs.append(need)
         if end is not None:
-            ends.append(end)
+            ends.append(((paces or {}).get(lane, alone), end))
     total = Estimate(*(math.fsum(need[i] for need in needs) for i in range(3)))
-    seconds = Estimate(*(max((end[i] for end in ends), default=0.0) for i in range(3)))
-    earliest, likely, latest = (None if missing else _instant(now, one, windows) for one in seconds)
+    earliest, likely, latest = (
+        None if missing else _last(now, [(pace, end[i]) for pace, end in ends]) for i in range(3)
+    )
     if likely is None and not missing:
         missing = [Missing(Why.BEYOND_HORIZON, one.engine, one.lane) for one in work if one.jobs + one.unknown]
     closes = windows.next_change(windows.next_opening(now)) if windows is not None else None
@@ -198,7 +203,7 @@ def forecast(
         latest=latest,
         card_seconds=total,
         closes=closes,
-        by_close=None if missing or closes is None or windows is None else _share(windows, now, closes, seconds),
+        by_close=None if missing or closes is None or windows is None else _share(closes, ends),
         nights=None if likely is None or windows is None else sum(1 for _ in windows.intervals(now, likely)),
         missing=tuple(missing),
     )
@@ -223,9 +228,10 @@ def _load(work: Work, speed: Speed | None) -> tuple[Why | None, _Load | None]:
     audio = work.audio + lengths
     jobs = work.jobs + work.unknown
     variance = (audio * speed.deviation / speed.mean) ** 2 / max(1, speed.jobs) + jobs * speed.deviation**2
+    heard = work.jobs if work.heard is None else work.heard
     # Each unknown length strays from the typical one, and the typical one from what it should be.
     unknown = (_LENGTHS_SPREAD * (typical or 0.0) * speed.ratio) ** 2
-    variance += unknown * (work.unknown + work.unknown**2 / max(1, work.jobs))
+    variance += unknown * (work.unknown + work.unknown**2 / max(1, heard))
     longest = speed.ratio * max(work.longest, (typical or 0.0) if work.unknown else 0.0)
     t = _student(speed.jobs - 1)
     stray = t * speed.deviation * math.sqrt(1 + 1 / max(1, speed.jobs))
@@ -253,17 +259,17 @@ def _lane(loads: Sequence[_Load], cards: float) -> tuple[Estimate, Estimate | No
     return need, Estimate(max(share.low, long.low), likely, share.high + tail * long.high)
 
 
-def _instant(now: datetime, seconds: float, windows: Windows | None) -> datetime | None:
-    if seconds <= 0:
-        return now
-    if windows is not None:
-        return windows.after(now, seconds, HORIZON)
-    return now + timedelta(seconds=seconds) if seconds < HORIZON.total_seconds() else None
+def _last(now: datetime, ends: Sequence[tuple[Pace, float]]) -> datetime | None:
+    """When the last lane is done; None where that is beyond the horizon."""
+    instants = [pace.after(seconds, HORIZON) for pace, seconds in ends]
+    return None if None in instants else max([now, *(one for one in instants if one is not None)])
 
 
-def _share(windows: Windows, now: datetime, closes: datetime, seconds: Estimate) -> Estimate:
-    room = windows.open_seconds(now, closes)
-    return Estimate(*(min(1.0, room / one) if one > 0 else 1.0 for one in reversed(seconds)))
+def _share(closes: datetime, ends: Sequence[tuple[Pace, Estimate]]) -> Estimate:
+    """What is done of the lane that is furthest behind."""
+    rooms = [(pace.seconds(closes), end) for pace, end in ends]
+    done = [[min(1.0, room / one) if one > 0 else 1.0 for one in reversed(end)] for room, end in rooms]
+    return Estimate(*(min((one[i] for one in done), default=1.0) for i in range(3)))
 
 
 def _student(degrees: int) -> float:

@@ -73,6 +73,7 @@ jobs = Table(
     Column("batch_id", Text, ForeignKey("batches.id")),
     Column("batch_item", Integer, comment="Its place among the items of the batch, from 1"),
     Column("item", Json, comment="What names its results: title, show, date, suffix"),
+    Column("expected", Float, comment="Seconds of audio, as its source says"),
     Column("priority", SmallInteger, nullable=False),
     Column("request", Json, nullable=False),
     Column("state", Text, nullable=False),
@@ -93,6 +94,8 @@ jobs = Table(
     Column("blocks_total", Integer),
     Column("result", Json),
     Column("result_attempt", Integer),
+    Column("length", Float, comment="Seconds of audio, or images, as its worker found them"),
+    Column("work_seconds", Float, comment="What all of it takes a worker; NULL: not known"),
     Column("error", Json),
     Column("idempotency_key", Text),
     Column("request_digest", Text, nullable=False),
@@ -113,6 +116,7 @@ jobs = Table(
     CheckConstraint("upstream IS NULL OR state = 'waiting' OR " + among("state", TERMINAL), name="upstream_waits"),
     CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
     CheckConstraint("(batch_id IS NULL) = (batch_item IS NULL)", name="item_of_a_batch"),
+    CheckConstraint("work_seconds IS NULL OR (length > 0 AND work_seconds > 0)", name="speed_positive"),
     Index(
         "ix_jobs_claim",
         text("priority DESC"),
@@ -208,6 +212,15 @@ jobs = Table(
         postgresql_where=text("finished_at IS NOT NULL"),
         sqlite_where=text("finished_at IS NOT NULL"),
     ),
+    # The latest of an engine tell how fast it is.
+    Index(
+        "ix_jobs_speed",
+        "lane",
+        "engine",
+        "finished_at",
+        postgresql_where=text("work_seconds IS NOT NULL"),
+        sqlite_where=text("work_seconds IS NOT NULL"),
+    ),
     Index(
         "ix_jobs_forget",
         "finished_at",
@@ -242,6 +255,9 @@ batches = Table(
     Column("cancelled", Integer, nullable=False, server_default="0"),
     Column("expired", Integer, nullable=False, server_default="0"),
     Column("consumed", Integer, nullable=False, server_default="0", comment="Items of the source dealt with so far"),
+    Column("lengths", Integer, nullable=False, server_default="0", comment="Unfinished jobs whose length is expected"),
+    Column("length", Float, nullable=False, server_default="0", comment="Of these together, seconds of audio"),
+    Column("longest", Float, nullable=False, server_default="0", comment="Of any of its jobs, as expected"),
     Column("intake_until", Timestamp, comment="Somebody takes its items in until then"),
     Column("intake_failures", Integer, nullable=False, server_default="0"),
     Column("error", Json),
@@ -302,6 +318,58 @@ taken_items = Table(
     Column("mark", Text, primary_key=True, comment="SHA-256 of where it came from, what it is and the work on it"),
     Column("batch_id", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+)
+
+presets = Table(
+    "presets",
+    metadata,
+    Column("key_id", Text, ForeignKey("keys.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("work", Json, nullable=False, comment="kind, engine, params"),
+    Column("created_at", Timestamp, nullable=False),
+    Column("retired_at", Timestamp, comment="When the name was given up; its versions stay for those who name them"),
+    CheckConstraint("version > 0", name="version_positive"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("missed", Text, nullable=False, comment="What becomes of ticks nobody acted on: once or skip"),
+    Column("batch", Json, nullable=False, comment="The request that each tick makes a batch of"),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("last_tick", Timestamp, nullable=False, comment="Everything up to it has been dealt with"),
+    Column("next_at", Timestamp, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("updated_at", Timestamp, nullable=False),
+    CheckConstraint("missed IN ('once', 'skip')", name="missed_known"),
+    Index("ix_schedules_key", "key_id", text("id DESC")),
+    Index(
+        "ix_schedules_next",
+        "next_at",
+        postgresql_where=text("NOT paused"),
+        sqlite_where=text("NOT paused"),
+    ),
+)
+
+schedule_ticks = Table(
+    "schedule_ticks",
+    metadata,
+    Column("schedule_id", Text, ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True),
+    Column("tick", Timestamp, primary_key=True),
+    Column("outcome", Text, nullable=False),
+    Column("batch_id", Text),
+    Column("missed", Integer, nullable=False, server_default="0", comment="Ticks before it that nobody acted on"),
+    Column("error", Json),
+    Column("at", Timestamp, nullable=False),
+    CheckConstraint("outcome IN ('made', 'skipped', 'refused', 'by_hand')", name="outcome_known"),
+    CheckConstraint("(outcome IN ('made', 'by_hand')) = (batch_id IS NOT NULL)", name="made_has_batch"),
 )
 
 turns = Table(

@@ -77,6 +77,9 @@ class Batch:
     cancelled: int
     expired: int
     consumed: int
+    lengths: int
+    length: float
+    longest: float
     intake_until: datetime | None
     intake_failures: int
     error: Mapping[str, Any] | None

@@ -15,6 +15,7 @@ from sqlalchemy import insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
+from common.db import voices
 from common.db.engine import Tx
 from common.db.tables import PRIORITIES, batch_rejects, batches, jobs, taken_items
 from common.errors import NightshiftError
@@ -48,7 +49,7 @@ class Entry:
     """One item of a source. position: from 1.  Exactly one of `request` and `error`.
 
     mark: what tells whether an earlier batch took it; None: it is taken in any case.  fields: what names its results.
-    source: what it is, in short.
+    source: what it is, in short.  seconds: of its audio, as its source says.
     """
 
     position: int
@@ -57,6 +58,7 @@ class Entry:
     mark: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
+    seconds: float | None = None
 
 
 class IntakeLost(Exception):
@@ -194,6 +196,7 @@ def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: in
     for entry in wanted:
         assert entry.request is not None
         try:
+            voices.require(tx, batch.key_id, entry.request.voices())
             upstream = upstreams.unfinished(tx, batch.key_id, entry.request.sources())
         except NightshiftError as error:
             rejects.append(_reject(batch, entry, error.as_job_error()))
@@ -208,6 +211,7 @@ def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: in
     if rejects:
         tx.execute(insert(batch_rejects), rejects)
     skipped = len(entries) - len(rows) - len(rejects)
+    lengths = [row["expected"] for row in rows if row["expected"] is not None]
     row = tx.execute(
         update(batches)
         .where(batches.c.id == batch.id)
@@ -215,6 +219,9 @@ def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: in
             total=batches.c.total + len(rows),
             rejected=batches.c.rejected + len(rejects),
             skipped=batches.c.skipped + skipped,
+            lengths=batches.c.lengths + len(lengths),
+            length=batches.c.length + sum(lengths),
+            longest=max(batch.longest, *lengths, 0.0),
             consumed=entries[-1].position,
             intake_until=tx.now(lease_seconds),
             updated_at=tx.now(),
@@ -251,11 +258,12 @@ def _row(batch: Batch, entry: Entry, upstream: str | None, at: datetime) -> dict
         "key_id": batch.key_id,
         "kind": request.kind,
         "engine": spec.name,
-        "lane": spec.lane,
+        "lane": request.lane(),
         "batch": request.batch,
         "batch_id": batch.id,
         "batch_item": entry.position,
         "item": dict(entry.fields),
+        "expected": entry.seconds,
         "priority": PRIORITIES[request.priority],
         "request": body,
         "state": State.WAITING,
@@ -588,6 +596,17 @@ def items(tx: Tx, batch_id: str, *, after: int, limit: int, states: Sequence[Sta
 
     found = [job for state in (states or (None,)) for job in stretch(state)]
     return sorted(found, key=lambda job: job.batch_item or 0)[:limit]
+
+
+def named(tx: Tx, batch_id: str, *, after: int, limit: int) -> list[tuple[int, Mapping[str, Any]]]:
+    """What names the results of a batch's items, by item, after the item `after`."""
+    query = (
+        select(jobs.c.batch_item, jobs.c.item)
+        .where(jobs.c.batch_id == batch_id, jobs.c.batch_id.is_not(None), jobs.c.batch_item > after)
+        .order_by(jobs.c.batch_item)
+        .limit(limit)
+    )
+    return [(row.batch_item, row.item or {}) for row in tx.execute(query)]
 
 
 def rejects(tx: Tx, batch_id: str, *, after: int, limit: int) -> list[Reject]:

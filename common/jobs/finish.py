@@ -12,7 +12,7 @@ from common.db.engine import Tx
 from common.db.tables import blocks, jobs, processes, sweeps
 from common.engines import Kind
 from common.errors import CATALOGUE, NightshiftError
-from common.jobs import callbacks, events, tally, upstreams
+from common.jobs import callbacks, events, speeds, tally, upstreams
 from common.jobs.job import Job, Lease, LeaseLost
 from common.jobs.running import held
 from common.params import sources_of
@@ -32,7 +32,7 @@ def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any]) -> Job:
         .where(held(lease), jobs.c.cancel_requested.is_(False))
         .values(
             state=State.SUCCEEDED, reason=Reason.DONE, result=dict(result), result_attempt=lease.attempt, error=None,
-            finished_at=tx.now(), updated_at=tx.now(), **_STOPPED,
+            finished_at=tx.now(), updated_at=tx.now(), **_STOPPED, **speeds.measured(result),
         )
         .returning(jobs)
     ).one_or_none()  # fmt: skip

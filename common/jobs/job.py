@@ -26,6 +26,7 @@ class Job:
     batch_id: str | None
     batch_item: int | None
     item: Mapping[str, Any] | None
+    expected: float | None
     priority: int
     request: Mapping[str, Any]
     state: State
@@ -46,6 +47,8 @@ class Job:
     blocks_total: int | None
     result: Mapping[str, Any] | None
     result_attempt: int | None
+    length: float | None
+    work_seconds: float | None
     error: Mapping[str, Any] | None
     idempotency_key: str | None
     request_digest: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -28,7 +29,7 @@ def ended(tx: Tx, over: Iterable[Job]) -> None:
     """Counts jobs that have just ended."""
     for batch_id, counted in _by_batch(over):
         batch = _count(tx, batch_id, counted, 1)
-        if batch.on_error is OnError.STOP and counted[State.FAILED] and batch.state is BatchState.ACTIVE:
+        if batch.on_error is OnError.STOP and counted.states[State.FAILED] and batch.state is BatchState.ACTIVE:
             batch = _stop(tx, batch)
         _tell_progress(tx, batch)
         settle(tx, batch)
@@ -86,17 +87,32 @@ def settle(tx: Tx, batch: Batch) -> Batch:
     return over
 
 
-def _by_batch(jobs: Iterable[Job]) -> list[tuple[str, Counter[State]]]:
+@dataclass
+class _Counted:
+    """lengths: how many of them have an expected length.  length: seconds of these together."""
+
+    states: Counter[State] = field(default_factory=Counter)
+    lengths: int = 0
+    length: float = 0.0
+
+
+def _by_batch(jobs: Iterable[Job]) -> list[tuple[str, _Counted]]:
     """In the order of the batches: two verbs at once must not lock them crosswise."""
-    found: dict[str, Counter[State]] = {}
+    found: dict[str, _Counted] = {}
     for job in jobs:
         if job.batch_id is not None:
-            found.setdefault(job.batch_id, Counter())[job.state] += 1
-    return sorted(found.items())
+            counted = found.setdefault(job.batch_id, _Counted())
+            counted.states[job.state] += 1
+            counted.lengths += job.expected is not None
+            counted.length += job.expected or 0.0
+    return sorted(found.items(), key=lambda item: item[0])
 
 
-def _count(tx: Tx, batch_id: str, counted: Counter[State], sign: int) -> Batch:
-    moved = {_COUNTS[state].name: _COUNTS[state] + sign * n for state, n in counted.items()}
+def _count(tx: Tx, batch_id: str, counted: _Counted, sign: int) -> Batch:
+    moved = {_COUNTS[state].name: _COUNTS[state] + sign * n for state, n in counted.states.items()}
+    if counted.lengths:
+        moved["lengths"] = batches.c.lengths - sign * counted.lengths
+        moved["length"] = batches.c.length - sign * counted.length
     row = tx.execute(
         update(batches).where(batches.c.id == batch_id).values(**moved, updated_at=tx.now()).returning(batches)
     ).one()

@@ -108,6 +108,17 @@ def upgrade() -> None:
             nullable=False,
             comment="Items of the source dealt with so far",
         ),
+        sa.Column(
+            "lengths",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Unfinished jobs whose length is expected",
+        ),
+        sa.Column(
+            "length", sa.Float(), server_default="0", nullable=False, comment="Of these together, seconds of audio"
+        ),
+        sa.Column("longest", sa.Float(), server_default="0", nullable=False, comment="Of any of its jobs, as expected"),
         sa.Column("intake_until", Timestamp(), nullable=True, comment="Somebody takes its items in until then"),
         sa.Column("intake_failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("error", Json, nullable=True),
@@ -215,6 +226,51 @@ def upgrade() -> None:
     op.create_index("ix_callbacks_job", "callbacks", ["job_id"], unique=False)
     op.create_index("ix_callbacks_key", "callbacks", ["key_id", sa.literal_column("id DESC")], unique=False)
     op.create_table(
+        "presets",
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("work", Json, nullable=False, comment="kind, engine, params"),
+        sa.Column("created_at", Timestamp(), nullable=False),
+        sa.Column(
+            "retired_at",
+            Timestamp(),
+            nullable=True,
+            comment="When the name was given up; its versions stay for those who name them",
+        ),
+        sa.CheckConstraint("version > 0", name=op.f("ck_presets_version_positive")),
+        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_presets_key_id")),
+        sa.PrimaryKeyConstraint("key_id", "name", "version", name=op.f("pk_presets")),
+    )
+    op.create_table(
+        "schedules",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("cron", sa.Text(), nullable=False),
+        sa.Column("timezone", sa.Text(), nullable=False),
+        sa.Column("missed", sa.Text(), nullable=False, comment="What becomes of ticks nobody acted on: once or skip"),
+        sa.Column("batch", Json, nullable=False, comment="The request that each tick makes a batch of"),
+        sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("last_tick", Timestamp(), nullable=False, comment="Everything up to it has been dealt with"),
+        sa.Column("next_at", Timestamp(), nullable=False),
+        sa.Column("created_at", Timestamp(), nullable=False),
+        sa.Column("updated_at", Timestamp(), nullable=False),
+        sa.CheckConstraint("missed IN ('once', 'skip')", name=op.f("ck_schedules_missed_known")),
+        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_schedules_key_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_schedules")),
+    )
+    op.create_index("ix_schedules_key", "schedules", ["key_id", sa.literal_column("id DESC")], unique=False)
+    op.create_index(
+        "ix_schedules_next",
+        "schedules",
+        ["next_at"],
+        unique=False,
+        postgresql_where=sa.text("NOT paused"),
+        sqlite_where=sa.text("NOT paused"),
+    )
+    op.create_table(
         "taken_items",
         sa.Column("key_id", sa.Text(), nullable=False),
         sa.Column(
@@ -317,6 +373,7 @@ def upgrade() -> None:
         sa.Column("batch_id", sa.Text(), nullable=True),
         sa.Column("batch_item", sa.Integer(), nullable=True, comment="Its place among the items of the batch, from 1"),
         sa.Column("item", Json, nullable=True, comment="What names its results: title, show, date, suffix"),
+        sa.Column("expected", sa.Float(), nullable=True, comment="Seconds of audio, as its source says"),
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("request", Json, nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
@@ -349,6 +406,8 @@ def upgrade() -> None:
         sa.Column("blocks_total", sa.Integer(), nullable=True),
         sa.Column("result", Json, nullable=True),
         sa.Column("result_attempt", sa.Integer(), nullable=True),
+        sa.Column("length", sa.Float(), nullable=True, comment="Seconds of audio, or images, as its worker found them"),
+        sa.Column("work_seconds", sa.Float(), nullable=True, comment="What all of it takes a worker; NULL: not known"),
         sa.Column("error", Json, nullable=True),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("request_digest", sa.Text(), nullable=False),
@@ -380,6 +439,9 @@ def upgrade() -> None:
         sa.CheckConstraint("(batch_id IS NULL) = (batch_item IS NULL)", name=op.f("ck_jobs_item_of_a_batch")),
         sa.CheckConstraint(
             "result_attempt IS NULL OR result_attempt = attempt", name=op.f("ck_jobs_result_of_last_attempt")
+        ),
+        sa.CheckConstraint(
+            "work_seconds IS NULL OR (length > 0 AND work_seconds > 0)", name=op.f("ck_jobs_speed_positive")
         ),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_jobs_batch_id")),
         sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_jobs_key_id")),
@@ -476,6 +538,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'waiting' AND upstream IS NULL AND batch_id IS NOT NULL"),
     )
     op.create_index(
+        "ix_jobs_speed",
+        "jobs",
+        ["lane", "engine", "finished_at"],
+        unique=False,
+        postgresql_where=sa.text("work_seconds IS NOT NULL"),
+        sqlite_where=sa.text("work_seconds IS NOT NULL"),
+    )
+    op.create_index(
         "ix_jobs_unsuccessful",
         "jobs",
         ["key_id", sa.literal_column("id DESC")],
@@ -490,6 +560,28 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("upstream IS NOT NULL"),
         sqlite_where=sa.text("upstream IS NOT NULL"),
+    )
+    op.create_table(
+        "schedule_ticks",
+        sa.Column("schedule_id", sa.Text(), nullable=False),
+        sa.Column("tick", Timestamp(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("batch_id", sa.Text(), nullable=True),
+        sa.Column(
+            "missed", sa.Integer(), server_default="0", nullable=False, comment="Ticks before it that nobody acted on"
+        ),
+        sa.Column("error", Json, nullable=True),
+        sa.Column("at", Timestamp(), nullable=False),
+        sa.CheckConstraint(
+            "(outcome IN ('made', 'by_hand')) = (batch_id IS NOT NULL)", name=op.f("ck_schedule_ticks_made_has_batch")
+        ),
+        sa.CheckConstraint(
+            "outcome IN ('made', 'skipped', 'refused', 'by_hand')", name=op.f("ck_schedule_ticks_outcome_known")
+        ),
+        sa.ForeignKeyConstraint(
+            ["schedule_id"], ["schedules.id"], name=op.f("fk_schedule_ticks_schedule_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("schedule_id", "tick", name=op.f("pk_schedule_ticks")),
     )
     op.create_table(
         "blocks",
@@ -519,6 +611,7 @@ def downgrade() -> None:
     op.drop_index("ix_events_job", table_name="events")
     op.drop_table("events")
     op.drop_table("blocks")
+    op.drop_table("schedule_ticks")
     op.drop_index(
         "ix_jobs_upstream",
         table_name="jobs",
@@ -530,6 +623,12 @@ def downgrade() -> None:
         table_name="jobs",
         postgresql_where=sa.text("state IN ('cancelled', 'expired', 'failed')"),
         sqlite_where=sa.text("state IN ('cancelled', 'expired', 'failed')"),
+    )
+    op.drop_index(
+        "ix_jobs_speed",
+        table_name="jobs",
+        postgresql_where=sa.text("work_seconds IS NOT NULL"),
+        sqlite_where=sa.text("work_seconds IS NOT NULL"),
     )
     op.drop_index(
         "ix_jobs_release_batch",
@@ -608,6 +707,15 @@ def downgrade() -> None:
     op.drop_index("ix_uploads_created", table_name="uploads")
     op.drop_table("uploads")
     op.drop_table("taken_items")
+    op.drop_index(
+        "ix_schedules_next",
+        table_name="schedules",
+        postgresql_where=sa.text("NOT paused"),
+        sqlite_where=sa.text("NOT paused"),
+    )
+    op.drop_index("ix_schedules_key", table_name="schedules")
+    op.drop_table("schedules")
+    op.drop_table("presets")
     op.drop_index("ix_callbacks_key", table_name="callbacks")
     op.drop_index("ix_callbacks_job", table_name="callbacks")
     op.drop_index(
