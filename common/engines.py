@@ -19,6 +19,7 @@ class Kind(StrEnum):
     TTS = "tts"
     TRANSCRIPTION = "transcription"
     VOICE = "voice"
+    CONVERSATION = "conversation"
 
 
 class Lane(StrEnum):
@@ -66,7 +67,8 @@ class EngineSpec:
 
     target: `module:Class` of the worker's implementation.  vocabulary: the descriptions a separation engine
     understands, each with the stem it means; None: any text.  features: what else it can do, in words of its kind.
-    voices: that a speaking engine brings.  packages: modules that must be importable.
+    voices: that a speaking engine brings.  packages: modules that must be importable.  anywhere: workers of every lane
+    run it, for the lane of a job is that of the engines it asks for help.  language_server: needs one configured.
     """
 
     name: str
@@ -82,6 +84,8 @@ class EngineSpec:
     spans: bool = False
     features: frozenset[str] = frozenset()
     voices: tuple[str, ...] = ()
+    anywhere: bool = False
+    language_server: bool = False
     aliases: tuple[str, ...] = field(default=())
 
     def missing(self, models: Path, *, token: bool = False) -> tuple[str, str] | None:
@@ -289,6 +293,32 @@ REGISTRY: dict[str, EngineSpec] = {
         _whisper("whisper", "openai/whisper-base", Lane.CPU, "on any CPU; 290 MB of weights"),
         _whisper("whisper-large", "openai/whisper-large-v3-turbo", Lane.GPU, "1.6 GB of weights"),
         EngineSpec(
+            name="llm",
+            kind=Kind.CONVERSATION,
+            target="worker.conversation.engine:ServedConversation",
+            lane=Lane.CPU,
+            anywhere=True,
+            language_server=True,
+            summary="Answers by the language model at NIGHTSHIFT_LLM_URL: vLLM, llama.cpp, Ollama or the like",
+            licence="Apache-2.0; the model's own",
+        ),
+        EngineSpec(
+            name="llm-local",
+            kind=Kind.CONVERSATION,
+            target="worker.conversation.engine:LocalConversation",
+            lane=Lane.GPU,
+            summary="Answers by a chat model of transformers; 3.1 GB of weights, or others in its folder",
+            licence="Apache-2.0, code and weights; another model's own",
+            packages=("torch", "transformers", "huggingface_hub"),
+            install=_MODELS,
+            weights=Weights(
+                folder="llm-local",
+                files=("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"),
+                repository="Qwen/Qwen2.5-1.5B-Instruct",
+                licence_url="https://huggingface.co/Qwen/Qwen2.5-1.5B-Instruct",
+            ),
+        ),
+        EngineSpec(
             name="excerpt",
             kind=Kind.VOICE,
             target="worker.voices.engine:ExcerptEngine",
@@ -305,6 +335,7 @@ DEFAULTS: dict[Kind, str] = {
     Kind.TTS: "espeak",
     Kind.TRANSCRIPTION: "whisper",
     Kind.VOICE: "excerpt",
+    Kind.CONVERSATION: "llm",
 }
 
 

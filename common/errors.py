@@ -46,6 +46,7 @@ CATALOGUE: dict[str, Code] = {
     "invalid_pattern": Code(422, "The pattern cannot be used"),
     "invalid_feed": Code(422, "The feed cannot be read"),
     "invalid_manifest": Code(422, "A line of the manifest cannot be read"),
+    "unknown_preset": Code(422, "There is no preset of that name"),
     # Engines
     "unknown_engine": Code(422, "There is no engine of that name"),
     "engine_unsupported": Code(422, "The engine cannot do what was asked"),
@@ -62,6 +63,11 @@ CATALOGUE: dict[str, Code] = {
     "voice_not_ready": Code(409, "The voice is not ready to speak"),
     "no_speech": Code(422, "The recording has no speech"),
     "too_short": Code(422, "The audio is shorter than needed"),
+    # The language model
+    "llm_unreachable": Code(502, "The language model does not answer", retryable=True),
+    "llm_too_slow": Code(504, "The language model did not answer in time", retryable=True),
+    "llm_refused": Code(502, "The language model refused the question"),
+    "llm_failed": Code(502, "The language model gave no answer", retryable=True),
     # Inputs
     "input_missing": Code(422, "The input cannot be found"),
     "input_altered": Code(422, "The input is not what its declared digest says"),

@@ -110,6 +110,16 @@ class Settings(BaseSettings):
     card_memory_fraction: float = Field(0.9, gt=0, le=1, description="Share of a card's memory that models may use")
     models_on_cpu: bool = Field(False, description="Lets engines made for a card run on the CPU")
 
+    # The language model of conversations
+    llm_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+",
+        description="Base address of an OpenAI-like interface, `http://127.0.0.1:11434/v1` for instance",
+    )
+    llm_model: str | None = Field(None, description="The model to ask there, by the name it has there")
+    llm_api_key: SecretStr | None = Field(None, description="Sent there as bearer token; empty: none")
+    llm_timeout_seconds: float = Field(300.0, gt=0, description="Total time of one answer, seconds")
+
     # Flower, which shows the queue to the operator
     flower_basic_auth: SecretStr | None = Field(None, description="Who may look, `user:password`; Flower needs it")
     flower_port: int = Field(5555, ge=0, le=65535, description="Port Flower listens on, at the address `host`")
@@ -130,6 +140,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("database_url", "broker_url", "s3_access_key", "s3_secret_key", "hf_token", "secret_key"),
+        "llm_api_key",
         "flower_basic_auth",
         mode="after",
     )

@@ -12,7 +12,7 @@ from common.queue import open_ringer
 from common.settings import Settings
 from common.storage import open_store
 from worker.card import Card
-from worker.engine import Host
+from worker.engine import Host, LanguageServer
 from worker.presence import Presence
 from worker.runner import Runner
 
@@ -23,13 +23,14 @@ def open_runner(settings: Settings, *, lanes: Iterable[str] = ("cpu",), device: 
     engines.register(settings.extra_engines)
     lanes = tuple(lanes)
     database = Database(settings.database)
-    specs = [spec for spec in REGISTRY.values() if spec.lane in lanes and wanted(spec, settings)]
+    specs = [spec for spec in REGISTRY.values() if (spec.lane in lanes or spec.anywhere) and wanted(spec, settings)]
     host = Host(
         device=device,
         models=settings.models,
         token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         memory_fraction=settings.card_memory_fraction,
         models_on_cpu=settings.models_on_cpu,
+        language_server=language_server(settings),
     )
     ready = {spec.name: readiness(spec, host) for spec in specs}
     name = settings.worker_name or f"{device.replace('cuda:', 'gpu').replace('cpu', 'cpu0')}@{socket.gethostname()}"
@@ -47,14 +48,23 @@ def open_runner(settings: Settings, *, lanes: Iterable[str] = ("cpu",), device: 
     return Runner(settings, database, open_store(settings), open_ringer(settings), card, presence)
 
 
+def language_server(settings: Settings) -> LanguageServer | None:
+    if settings.llm_url is None or settings.llm_model is None:
+        return None
+    key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+    return LanguageServer(settings.llm_url.rstrip("/"), settings.llm_model, key, settings.llm_timeout_seconds)
+
+
 def wanted(spec: EngineSpec, settings: Settings) -> bool:
     return not settings.worker_engines or spec.name in settings.worker_engines
 
 
 def readiness(spec: EngineSpec, host: Host) -> dict[str, object]:
     """Whether a worker there could run the engine; else what is missing and how to get it."""
-    missing = spec.missing(host.models, token=host.token is not None) or (
-        host.lacks_card if spec.lane is Lane.GPU else None
+    missing = (
+        spec.missing(host.models, token=host.token is not None)
+        or (host.lacks_card if spec.lane is Lane.GPU else None)
+        or (host.lacks_language_server if spec.language_server else None)
     )
     if missing is None:
         return {"ready": True}

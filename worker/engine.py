@@ -149,13 +149,25 @@ class Work:
 
 
 @dataclass(frozen=True)
+class LanguageServer:
+    """An OpenAI-like interface. url: its base, to which `/chat/completions` is added.  seconds: one answer takes at
+    most."""
+
+    url: str
+    model: str
+    key: str | None = field(default=None, repr=False)
+    seconds: float = 300.0
+
+
+@dataclass(frozen=True)
 class Host:
     """Where an engine is to live.
 
     device: `cpu`, or `cuda:0` (a worker sees only its own card).  models: folder of weights.  token: for the hub.
     memory_fraction: share of the device's memory that engines may use together.  models_on_cpu: whether an engine made
     for a card may run without one.  on_fetch: told of bytes so far and in all while weights are fetched, which may take
-    longer than anything else that is silent; raises when the job that waits for them must stop.
+    longer than anything else that is silent; raises when the job that waits for them must stop.  language_server: what
+    answers questions, where the operator has one.
     """
 
     device: str
@@ -164,6 +176,7 @@ class Host:
     memory_fraction: float = 0.9
     models_on_cpu: bool = False
     on_fetch: Callable[[int, int | None], None] = lambda done, total: None
+    language_server: LanguageServer | None = None
 
     @property
     def lacks_card(self) -> tuple[str, str] | None:
@@ -173,6 +186,16 @@ class Host:
         return (
             "it is made for a card, and this worker has none",
             "Start a worker on a card, or set NIGHTSHIFT_MODELS_ON_CPU=1 to let it run without one, slowly.",
+        )
+
+    @property
+    def lacks_language_server(self) -> tuple[str, str] | None:
+        """What is missing here for an engine that asks a language model elsewhere, and how to get it."""
+        if self.language_server is not None:
+            return None
+        return (
+            "no language model is configured",
+            "Set NIGHTSHIFT_LLM_URL (http://127.0.0.1:11434/v1, say) and NIGHTSHIFT_LLM_MODEL, or use llm-local.",
         )
 
 

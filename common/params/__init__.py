@@ -8,6 +8,7 @@ from pydantic import Discriminator, Tag, TypeAdapter
 
 from common.engines import Kind
 from common.params.base import Callback, Input, MediaRequest, Params, Request, Strict, sources_of
+from common.params.conversation import ConversationParams, ConversationRequest
 from common.params.segmentation import (
     Automatic,
     Rle,
@@ -21,10 +22,10 @@ from common.params.tts import TtsParams, TtsRequest
 from common.params.voice import VoiceParams, VoiceRequest
 
 __all__ = [
-    "AudioOutput", "Automatic", "Callback", "Input", "JobRequest", "MediaRequest", "Params", "Prompt",
-    "Request", "Rle", "SegmentationParams", "SegmentationPrompt", "SegmentationRequest", "SeparationParams",
-    "SeparationRequest", "Strict", "TranscriptionParams", "TranscriptionRequest", "TtsParams", "TtsRequest",
-    "VoiceParams", "VoiceRequest", "parse_request", "sources_of",
+    "AudioOutput", "Automatic", "Callback", "ConversationParams", "ConversationRequest", "Input", "JobRequest",
+    "MediaRequest", "Params", "Prompt", "Request", "Rle", "SegmentationParams", "SegmentationPrompt",
+    "SegmentationRequest", "SeparationParams", "SeparationRequest", "Strict", "TranscriptionParams",
+    "TranscriptionRequest", "TtsParams", "TtsRequest", "VoiceParams", "VoiceRequest", "parse_request", "sources_of",
 ]  # fmt: skip
 
 
@@ -37,7 +38,8 @@ JobRequest = Annotated[
     Annotated[SeparationRequest, Tag(Kind.SEPARATION)]
     | Annotated[SegmentationRequest, Tag(Kind.SEGMENTATION)]
     | Annotated[TtsRequest, Tag(Kind.TTS)]
-    | Annotated[TranscriptionRequest, Tag(Kind.TRANSCRIPTION)],
+    | Annotated[TranscriptionRequest, Tag(Kind.TRANSCRIPTION)]
+    | Annotated[ConversationRequest, Tag(Kind.CONVERSATION)],
     Discriminator(_kind),
 ]
 """What a caller may ask for, told apart by `kind`; to be validated through `parse_request` or a TypeAdapter."""

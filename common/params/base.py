@@ -50,6 +50,12 @@ class Input(Strict):
         return self
 
 
+class Previous(Strict):
+    """A turn of a conversation: the job that made it."""
+
+    job: str = Field(max_length=64, description="Id of a job of the kind `conversation`")
+
+
 class Callback(Strict):
     url: str = Field(max_length=2048, pattern=r"^https?://[^/\s]+", description="Gets a signed POST when the job ends")
 
@@ -77,6 +83,12 @@ class Request(Strict):
     )
     deadline: datetime | None = Field(None, description="The job expires if it has not started by then")
     callback: Callback | None = None
+    preset: str | None = Field(
+        None,
+        max_length=72,
+        description="Named parameters, `name` or `name@version`: what the request does not say itself comes from "
+        "there, and the version is kept with the job",
+    )
 
     @field_validator("deadline")
     @classmethod
@@ -90,7 +102,7 @@ class Request(Strict):
 
     def sources(self) -> dict[str, Input]:
         """The media the job reads, in its order, each by the JSON pointer to where the request names it."""
-        return sources_of({name: getattr(self, name, None) for name in ("input", "inputs")})
+        return sources_of({name: getattr(self, name, None) for name in ("input", "inputs", "previous")})
 
     def voices(self) -> dict[str, str]:
         """Ids of the voices the job speaks in, each by the JSON pointer to where the request names it."""
@@ -114,7 +126,8 @@ class MediaRequest(Request):
 
 
 def sources_of(body: Mapping[str, Any]) -> dict[str, Input]:
-    """The media that a request's body names, by JSON pointer: in `input`, `inputs`, both or neither, whatever its kind.
+    """The media that a request's body names, by JSON pointer: in `input`, `inputs`, both or neither, whatever its kind;
+    and of a conversation's earlier turn what was said, then how.
 
     For stored requests, which an older version of the service may have accepted.
     """
@@ -122,4 +135,8 @@ def sources_of(body: Mapping[str, Any]) -> dict[str, Input]:
     if body.get("input") is not None:
         named["/input"] = body["input"]
     named |= {f"/inputs/{i}": value for i, value in enumerate(body.get("inputs") or ())}
+    if body.get("previous") is not None:
+        job = Previous.model_validate(body["previous"]).job
+        named["/previous"] = {"job": job, "output": "conversation"}
+        named["/previous/speech"] = {"job": job, "output": "speech"}
     return {pointer: Input.model_validate(value) for pointer, value in named.items()}
