@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from ulid import ULID
 
 from api import (
+    batches,
     callbacks,
     documents,
     engines,
@@ -20,8 +21,10 @@ from api import (
     keys,
     metrics,
     openapi,
+    presets,
     problems,
     results,
+    schedules,
     uploads,
     voices,
     workers,
@@ -40,6 +43,9 @@ RESOURCES = (
     jobs.resource,
     events.resource,
     results.resource,
+    batches.resource,
+    schedules.resource,
+    presets.resource,
     voices.resource,
     engines.resource,
     workers.resource,

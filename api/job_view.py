@@ -22,6 +22,8 @@ def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
         reason=job.reason,
         priority="interactive" if job.interactive else "batch",
         batch=job.batch,
+        batch_id=job.batch_id,
+        preset=request.get("preset"),
         input=_named(request["input"]) if request.get("input") else None,
         inputs=[_named(source) for source in request["inputs"]] if request.get("inputs") else None,
         params=dict(request["params"]),
@@ -45,6 +47,11 @@ def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
         finished_at=job.finished_at,
         updated_at=job.updated_at,
     )
+
+
+def item_view(job: Job) -> schemas.BatchItem:
+    """A job of a batch."""
+    return schemas.BatchItem(**job_view(job).model_dump(), item=job.batch_item or 0)
 
 
 def _named(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,9 +90,9 @@ def _with_preset(body: Any) -> Any:
         200: Answer("The job has ended already", schemas.Job, headers=_JOB_HEADERS),
     },
     errors=(
-        "unknown_engine", "engine_unsupported", "unknown_preset", "input_missing", "upload_incomplete", "upstream_failed",
-        "url_forbidden", "bucket_forbidden", "voice_missing", "voice_not_ready", "idempotency_mismatch",
-        "quota_exceeded", "state_conflict", "storage_failed",
+        "unknown_engine", "engine_unsupported", "unknown_preset", "input_missing", "upload_incomplete",
+        "upstream_failed", "url_forbidden", "bucket_forbidden", "voice_missing", "voice_not_ready",
+        "idempotency_mismatch", "quota_exceeded", "state_conflict", "storage_failed",
     ),
 )  # fmt: skip
 def submit_job(headers: SubmitHeaders, body: Any) -> Any:

@@ -55,6 +55,7 @@ class Operation:
     headers: type[BaseModel] | None = None
     body: Any = None
     media: Mapping[str, str] = field(default_factory=dict)
+    complete: Callable[[Any], Any] | None = None
 
     @property
     def parameters(self) -> list[str]:
@@ -87,18 +88,20 @@ class Resource(Blueprint):
         headers: type[BaseModel] | None = None,
         body: Any = None,
         media: Mapping[str, str] | None = None,
+        complete: Callable[[Any], Any] | None = None,
     ) -> Callable[[View], View]:
         """Registers a view; its docstring is the description, its name the operation's id.
 
         The view takes the path's parameters and, where declared, `query`, `headers` and `body`. It returns a model, or
         (model, status), or (model, status, headers), or a Response; without a status, the first of `answers`. With
-        `media`, `body` is None unless the request's content type is JSON.
+        `media`, `body` is None unless the request's content type is JSON. complete: is given the JSON before it is
+        validated, and returns what is.
         """
 
         def register(view: View) -> View:
             operation = Operation(
                 method, path, view.__name__, self.tag, summary, _text(view.__doc__), scope, answers, errors, query,
-                headers, body, media or {},
+                headers, body, media or {}, complete,
             )  # fmt: skip
             self.operations.append(operation)
             self.add_url_rule(operation.rule, view.__name__, _wrapped(operation, view), methods=[method])
@@ -123,8 +126,8 @@ def _wrapped(operation: Operation, view: View) -> View:
         if operation.headers is not None:
             given["headers"] = parsing.headers(operation.headers)
         if adapter is not None:
-            other = bool(operation.media) and not request.mimetype.endswith("json")
-            given["body"] = None if other else parsing.json_body(adapter)
+            other = bool(operation.media) and not request.mimetype.endswith(("/json", "+json"))
+            given["body"] = None if other else parsing.json_body(adapter, operation.complete)
         return _response(operation, view(**given))
 
     return call

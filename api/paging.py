@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -37,13 +37,18 @@ class PageQuery(BaseModel):
         return str(value)
 
 
-def cut(name: str, query: PageQuery, found: Sequence[T]) -> tuple[list[T], str | None, dict[str, str]]:
-    """A page from `query.limit` + 1 found items: the items, the cursor of the next page, and the Link header."""
+def cut(
+    name: str, query: PageQuery, found: Sequence[T], key: Callable[[T], str] | None = None
+) -> tuple[list[T], str | None, dict[str, str]]:
+    """A page from `query.limit` + 1 found items: the items, the cursor of the next page, and the Link header.
+
+    key: what the next page starts after; left out: the id.
+    """
     items = list(found[: query.limit])
     if len(found) <= query.limit:
         return items, None, {}
     last: Any = items[-1]
-    cursor = _serializer(name).dumps(last.id)
+    cursor = _serializer(name).dumps(key(last) if key is not None else last.id)
     assert isinstance(cursor, str)
     others = [(key, value) for key, value in request.args.items(multi=True) if key != "cursor"]
     address = public_url(f"{request.path}?{urlencode([*others, ('cursor', cursor)])}")

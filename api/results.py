@@ -19,6 +19,7 @@ from api.jobs import find
 from api.operations import Answer, Resource
 from common.db.keys import Scope
 from common.errors import NightshiftError
+from common.jobs.job import Job
 from common.states import State
 from common.storage.keys import content_disposition
 
@@ -45,21 +46,11 @@ def get_results(job_id: str) -> Any:
             hint="Follow its events, or set a callback." if not job.terminal else "Its `error` says why; retry it.",
             extra={"state": job.state},
         )
-    seconds = service().settings.link_seconds
-    expires = datetime.now(UTC) + timedelta(seconds=seconds)
-    stem = PurePosixPath(_filename(job.result) or job.id).stem
-    keys = [output["key"] for output in job.result["outputs"]]
-    linked = [
-        schemas.LinkedOutput(
-            **output.model_dump(), url=link(key, seconds, f"{stem}-{output.filename}"), expires_at=expires
-        )
-        for key, output in zip(keys, outputs_view(job.result), strict=True)
-    ]
     return schemas.Results(
         job=job.id,
         engine=job.result.get("engine"),
         inputs=job.result.get("inputs") or [],
-        outputs=linked,
+        outputs=linked(job),
         warnings=[schemas.Warning(**warning) for warning in job.result.get("warnings", [])],
         metrics=dict(job.result.get("metrics") or {}),
     )
@@ -101,6 +92,21 @@ def get_file(token: str) -> Any:
     except RequestedRangeNotSatisfiable as error:
         stream.close()
         raise NightshiftError("range_not_satisfiable", f"The file has {found.size} bytes.") from error
+
+
+def linked(job: Job) -> list[schemas.LinkedOutput]:
+    """The outputs of a job that has succeeded, with links."""
+    assert job.result is not None
+    seconds = service().settings.link_seconds
+    expires = datetime.now(UTC) + timedelta(seconds=seconds)
+    stem = PurePosixPath(_filename(job.result) or job.id).stem
+    keys = [output["key"] for output in job.result["outputs"]]
+    return [
+        schemas.LinkedOutput(
+            **output.model_dump(), url=link(key, seconds, f"{stem}-{output.filename}"), expires_at=expires
+        )
+        for key, output in zip(keys, outputs_view(job.result), strict=True)
+    ]
 
 
 def _conditions() -> dict[str, Any]:

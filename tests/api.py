@@ -82,7 +82,7 @@ class Contract:
         if media == "application/problem+json" and body:
             assert f"`{json.loads(body)['code']}`" in described["description"], f"{where}: {body!r} not announced"
         assert media in content or "*/*" in content, f"{where}: {media} instead of {sorted(content)}"
-        if media in content and media.endswith("json") and body:
+        if media in content and media.endswith(("/json", "+json")) and body:
             self._fits(content[media]["schema"], json.loads(body), where)
 
     def _fits(self, schema: Mapping[str, Any], value: Any, where: str) -> None:

@@ -10,14 +10,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from common import engines, log, settings
+from common.batches.clockwork import batch_of
+from common.batches.control import cancel_all
+from common.batches.intake import Intake
 from common.db.engine import Database
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import finish, queueing, sweep
+from common.jobs import batches, finish, queueing, schedules, sweep
 from common.jobs.queueing import Bell
 from common.queue import Ringer, open_ringer
 from common.settings import Settings
@@ -72,7 +76,16 @@ class Scheduler:
             Chore("rescue", s.rescue_seconds, self.rescue),
             Chore("ring again", max(1.0, s.rering_seconds / 3), self.ring_again),
             Chore("sweep", SWEEP_SECONDS, self.sweep),
+            Chore("windows", s.tick_seconds, self.turn_windows),
+            Chore("schedules", s.tick_seconds, self.tick_schedules),
             Chore("prune", PRUNE_SECONDS, self.prune),
+        ]
+
+    def slow_chores(self) -> list[Chore]:
+        """What may wait for others' servers, or goes through many jobs; to be done beside the other chores."""
+        return [
+            Chore("prepare", self._settings.tick_seconds, self.prepare),
+            Chore("cancel", self._settings.tick_seconds, self.cancel),
         ]
 
     def release(self) -> int:
@@ -83,6 +96,46 @@ class Scheduler:
                 bells += queueing.fill(tx, lane, self._settings.release_ahead, self._settings.alive_seconds)
         self._ringer.ring(bells)
         return len(bells)
+
+    def turn_windows(self) -> int:
+        """Opens and closes batches by their windows, and takes back what is queued of those that are closed."""
+        with self._database.write() as tx:
+            turned = len(batches.turn_windows(tx))
+        with self._database.write() as tx:
+            return turned + len(queueing.recall(tx))
+
+    def tick_schedules(self) -> int:
+        """Makes the batches of schedules that have ticked, one transaction each."""
+        with self._database.read() as tx:
+            ids = schedules.due(tx)
+        for schedule_id in ids:
+            with self._database.write() as tx:
+                done = schedules.tick(tx, schedule_id, partial(batch_of, tx))
+            if done is not None:
+                _log.info("schedule ticked", schedule=schedule_id, outcome=done.outcome, batch=done.batch_id)
+        return len(ids)
+
+    def prepare(self) -> int:
+        """Takes in the items of batches whose intake nobody goes on with."""
+        with self._database.read() as tx:
+            ids = batches.to_prepare(tx)
+        intake = Intake(self._settings, self._database, self._store)
+        for batch_id in ids:
+            batch = intake.run(batch_id)
+            if batch is not None:
+                _log.info(
+                    "batch prepared", batch=batch_id, state=batch.state, jobs=batch.total, rejected=batch.rejected
+                )
+        return len(ids)
+
+    def cancel(self) -> int:
+        """Goes on with the cancelling of batches."""
+        with self._database.read() as tx:
+            ids = batches.to_cancel(tx)
+        cancelled = 0
+        for batch_id in ids:
+            cancelled += cancel_all(self._database, batch_id)
+        return cancelled
 
     def ring_again(self) -> int:
         with self._database.write() as tx:
@@ -159,8 +212,11 @@ def main() -> int:
         signal.signal(number, lambda *_: over.set())
     presence.start()
     _log.info("scheduler is there", name=presence.name)
+    scheduler = Scheduler(made, database, open_store(made), open_ringer(made))
+    beside = threading.Thread(target=serve, args=(scheduler.slow_chores(), over, made.tick_seconds), daemon=True)
+    beside.start()
     try:
-        serve(Scheduler(made, database, open_store(made), open_ringer(made)).chores(), over, made.tick_seconds)
+        serve(scheduler.chores(), over, made.tick_seconds)
     finally:
         presence.stop()
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -56,6 +57,16 @@ def create(
 def get(tx: Tx, upload_id: str, key_id: str) -> Upload | None:
     row = tx.execute(select(uploads).where(uploads.c.id == upload_id, uploads.c.key_id == key_id)).one_or_none()
     return Upload(**row._mapping) if row is not None else None
+
+
+def ready_names(tx: Tx, key_id: str, upload_ids: Sequence[str]) -> dict[str, str]:
+    """File names of those uploads of a key whose bytes are there."""
+    rows = tx.execute(
+        select(uploads.c.id, uploads.c.filename).where(
+            uploads.c.id.in_(upload_ids), uploads.c.key_id == key_id, uploads.c.state == "ready"
+        )
+    )
+    return {row.id: row.filename for row in rows}
 
 
 def ready(tx: Tx, upload_id: str, size: int, sha256: str | None) -> Upload:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import NightshiftError
+from common.globs import Listed, Lister
 from common.settings import Settings
-from common.storage.s3_client import connect
+from common.storage.s3_client import coded_errors, connect
 from common.storage.s3_stream import open_stream
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,31 @@ def parse_s3_uri(settings: Settings, uri: str) -> tuple[str, str]:
         raise NightshiftError(
             "invalid_request", "The key of an s3:// input has no part '.' or '..' and no control sign."
         )
+    _check_bucket(settings, bucket)
+    return bucket, key
+
+
+def _check_bucket(settings: Settings, bucket: str) -> None:
     if bucket not in settings.s3_input_buckets or bucket == settings.s3_bucket:
         raise NightshiftError(
             "bucket_forbidden",
             f"This service may not read inputs from the bucket {bucket}.",
             hint="The operator allows a bucket by naming it in NIGHTSHIFT_S3_INPUT_BUCKETS.",
         )
-    return bucket, key
+
+
+@dataclass(frozen=True)
+class _Lister:
+    client: S3Client
+    bucket: str
+    endpoint: str | None
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """By key, a page of a thousand at a time. Raises `storage_failed`."""
+        with coded_errors(self.endpoint, self.bucket):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                for found in page.get("Contents", []):
+                    yield Listed(found["Key"], found["Size"])
 
 
 class S3Inputs:
@@ -53,6 +75,11 @@ class S3Inputs:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client = connect(settings, settings.s3_endpoint)
+
+    def lister(self, bucket: str) -> Lister:
+        """What lists the objects of a bucket that may be read. Raises `bucket_forbidden`."""
+        _check_bucket(self._settings, bucket)
+        return _Lister(self._client, bucket, self._settings.s3_endpoint)
 
     @contextmanager
     def open(self, uri: str) -> Iterator[ExternalObject]:

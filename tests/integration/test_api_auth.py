@@ -14,12 +14,22 @@ from tests.api import VOICE, Api, Caller, api, sqlite_api
 
 __all__ = ["api", "sqlite_api"]
 
+SCHEDULE = {
+    "name": "nightly",
+    "cron": "0 21 * * *",
+    "timezone": "UTC",
+    "batch": {"preset": "podcast-voice", "rss": {"url": "https://media.example/feed"}},
+}
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/jobs"): {"input": {"url": "https://media.example/a.wav"}, "params": {"prompts": ["speech"]}},
     ("POST", "/v1/uploads"): {"size": 5},
     ("POST", "/v1/keys"): {"name": "another"},
     ("POST", "/v1/voices"): VOICE,
     ("PATCH", "/v1/voices/{voice_id}"): {"name": "Eve", "transcript": "Other words."},
+    ("POST", "/v1/batches"): {"preset": "podcast-voice", "items": [{"input": "https://media.example/a.wav"}]},
+    ("PUT", "/v1/presets/{name}"): {"params": {"seed": 1}},
+    ("POST", "/v1/schedules"): SCHEDULE,
+    ("PUT", "/v1/schedules/{schedule_id}"): SCHEDULE,
     ("POST", "/v1/callbacks/test"): {"url": "https://receiver.example/"},
     ("POST", "/v1/callbacks/secret/rotate"): {},
 }
@@ -98,9 +108,12 @@ def belongings(api: Api, owner: Caller) -> dict[str, list[str]]:
     owned.append(api.succeeded(owner).id)
     callbacks = [item["id"] for item in owner.get("/v1/callbacks").json["items"]]
     announced = owner.post("/v1/uploads", json={"size": 5}).json["id"]
+    batches = [owner.post("/v1/batches", json=BODIES["POST", "/v1/batches"]).json["id"] for _ in range(2)]
     return {
         "job_id": owned,
         "callback_id": callbacks,
+        "batch_id": batches,
+        "schedule_id": [owner.post("/v1/schedules", json=SCHEDULE).json["id"] for _ in range(2)],
         "upload_id": [owner.upload(), announced],
         "voice_id": [api.voice(owner), api.voice(owner, None, exact=False)],
     }
@@ -135,7 +148,7 @@ def test_others_belongings_look_as_if_they_were_not_there(api: Api) -> None:
 def test_lists_show_only_what_is_ones_own(api: Api) -> None:
     owned = belongings(api, api.me)
     other = api.caller("other")
-    for path in ("/v1/jobs", "/v1/uploads", "/v1/voices", "/v1/callbacks"):
+    for path in ("/v1/jobs", "/v1/batches", "/v1/schedules", "/v1/uploads", "/v1/voices", "/v1/callbacks"):
         assert other.get(path).json == {"items": [], "next": None}
         assert other.get(f"{path}?cursor=" + (api.me.get(f"{path}?limit=1").json["next"] or "")).json["items"] == []
     assert all(

@@ -1,0 +1,121 @@
+"""Pure: batches, plans, presets and schedules as their owner sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from api import schemas
+from common.batches.planning import Plan
+from common.jobs.batch import Batch, Reject
+from common.jobs.schedules import Schedule, Tick
+from common.presets import Preset
+from common.states import State
+
+
+def batch_view(batch: Batch, under_way: Mapping[State, int], now: datetime) -> schemas.Batch:
+    """under_way: its jobs that are queued and running."""
+    work = batch.template["work"]
+    queued, running = under_way.get(State.QUEUED, 0), under_way.get(State.RUNNING, 0)
+    return schemas.Batch(
+        id=batch.id,
+        name=batch.name,
+        state=batch.state,
+        reason=batch.reason,
+        counts=schemas.BatchCounts(
+            total=batch.total,
+            rejected=batch.rejected,
+            skipped=batch.skipped,
+            # Counted at another moment than the rest, and so never shown below nothing.
+            waiting=max(0, batch.total - batch.ended - queued - running),
+            queued=queued,
+            running=running,
+            succeeded=batch.succeeded,
+            failed=batch.failed,
+            cancelled=batch.cancelled,
+            expired=batch.expired,
+        ),
+        percent=round(100 * batch.ended / batch.total, 1) if batch.total else 100.0 if batch.over else 0.0,
+        source={name: value for name, value in batch.source.items() if name != "key"},
+        preset=work.get("preset"),
+        kind=work.get("kind"),
+        engine=work.get("engine"),
+        params=dict(work["params"]),
+        priority=work["priority"],
+        naming=batch.template["naming"],
+        only_new=batch.template["only_new"],
+        window=batch.window,
+        open=batch.open_until is not None and batch.open_until > now,
+        changes_at=batch.changes_at,
+        deadline=batch.deadline,
+        on_error=batch.on_error,
+        weight=batch.weight,
+        callback_url=batch.callback["url"] if batch.callback else None,
+        schedule=batch.schedule_id,
+        error=schemas.JobError(**batch.error) if batch.error else None,
+        created_at=batch.created_at,
+        finished_at=batch.finished_at,
+        updated_at=batch.updated_at,
+    )
+
+
+def reject_view(reject: Reject) -> schemas.Rejected:
+    return schemas.Rejected(item=reject.item, source=reject.source, error=schemas.JobError(**reject.error))
+
+
+def plan_view(plan: Plan) -> schemas.Plan:
+    return schemas.Plan(
+        name=plan.name,
+        jobs=plan.jobs,
+        skipped=dict(plan.skipped),
+        rejected=plan.rejected,
+        rejects=[
+            schemas.Rejected(item=entry.position, source=entry.source, error=schemas.JobError(**(entry.error or {})))
+            for entry in plan.rejects
+        ],
+        seconds=plan.seconds if plan.seconds_known else None,
+        seconds_known=plan.seconds_known,
+        bytes=plan.bytes if plan.bytes_known else None,
+        names=list(plan.names),
+        window=plan.window,
+        opens_at=plan.opens_at,
+        first_window_seconds=plan.first_window_seconds,
+    )
+
+
+def preset_view(preset: Preset) -> schemas.Preset:
+    return schemas.Preset(
+        name=preset.name,
+        version=preset.version,
+        built_in=preset.built_in,
+        description=preset.description,
+        kind=preset.work.get("kind"),
+        engine=preset.work.get("engine"),
+        params=dict(preset.work.get("params") or {}),
+    )
+
+
+def schedule_view(schedule: Schedule) -> schemas.Schedule:
+    return schemas.Schedule(
+        id=schedule.id,
+        name=schedule.name,
+        cron=schedule.cron,
+        timezone=schedule.timezone,
+        missed=schedule.missed,
+        paused=schedule.paused,
+        batch=dict(schedule.batch),
+        next_at=None if schedule.paused else schedule.next_at,
+        created_at=schedule.created_at,
+        updated_at=schedule.updated_at,
+    )
+
+
+def tick_view(tick: Tick) -> schemas.ScheduleTick:
+    return schemas.ScheduleTick(
+        tick=tick.tick,
+        outcome=tick.outcome,
+        batch=tick.batch_id,
+        missed=tick.missed,
+        error=schemas.JobError(**tick.error) if tick.error else None,
+        at=tick.at,
+    )

@@ -1,0 +1,39 @@
+"""What steers every job of a batch, step by step, each step a transaction of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.db.engine import Database
+from common.jobs import batches
+
+
+def cancel_all(database: Database, batch_id: str) -> int:
+    """Cancels what is left of a batch that is being cancelled; how many jobs it was. Those that run end with their
+    workers' word."""
+    cancelled = 0
+    while True:
+        with database.write() as tx:
+            found = batches.cancel_some(tx, batch_id)
+        cancelled += found
+        if not found:
+            return cancelled
+
+
+@dataclass(frozen=True)
+class Retries:
+    """again: how many jobs run again.  refused: how many cannot, because what they wait for is not there."""
+
+    again: int
+    refused: int
+
+
+def retry_failed(database: Database, batch_id: str, default_quota: int) -> Retries:
+    """Runs all jobs of a batch again that failed or expired. Raises `state_conflict` and `quota_exceeded`."""
+    again = refused = 0
+    after: int | None = 0
+    while after is not None:
+        with database.write() as tx:
+            step = batches.retry_some(tx, batch_id, default_quota=default_quota, after=after)
+        again, refused, after = again + step.again, refused + step.refused, step.last
+    return Retries(again, refused)
