@@ -42,7 +42,7 @@ def draw(
     check: Check,
 ) -> None:
     """Writes a PNG of at most `LONGEST_SIDE` pixels. masks: records, each with segmentation and area; the larger lie
-    below. names: one for each."""
+    below. names: one for each, empty where it is not to be written."""
     scale = min(1.0, LONGEST_SIDE / max(picture.width, picture.height))
     width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     canvas = cv2.resize(picture.pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -66,7 +66,8 @@ def draw(
         _draw_prompt(pencil, prompt, scale)
     if len(names) <= _MOST_NAMES:
         for i, _, (x, y) in outlines:
-            _write(pencil, names[i], x, y, width)
+            if names[i]:
+                _write(pencil, names[i], x, y, width)
     image.save(path, format="PNG", compress_level=6)
 
 
