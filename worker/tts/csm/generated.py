@@ -24,17 +24,18 @@ _TEMPLATE = (
 )
 
 
-def write_checkpoint(folder: Path, size: Size = "tiny", seed: int = 0, positions: int = 2048) -> None:
+def write_checkpoint(folder: Path, size: Size = "tiny", seed: int = 0, codes: int = 16) -> None:
     """Writes the model, its processor and its generation config.
 
-    size: `full` is that of csm-1b, 1.6 G parameters, in bfloat16.  positions: that the backbone has.
+    size: `full` is that of csm-1b, 1.6 G parameters, in bfloat16.  codes: of a tiny codebook, a
+    power of two; with few of them, ends come soon.
     """
     from transformers import CsmForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     torch.manual_seed(seed)
-    model = CsmForConditionalGeneration(_config(size, tokenizer, positions)).eval()
+    model = CsmForConditionalGeneration(_config(size, tokenizer, codes)).eval()
     if size == "full":
         model.to(torch.bfloat16)
     else:
@@ -51,30 +52,35 @@ def _spread(model: Any) -> None:
                 parameter.normal_(0, 0.3)
 
 
-def _config(size: Size, tokenizer: Any, positions: int) -> Any:
+def _config(size: Size, tokenizer: Any, codes: int) -> Any:
     from transformers import CsmConfig
 
+    number = tokenizer.convert_tokens_to_ids
+    marks = {
+        "bos_token_id": number(_BEGIN),
+        "pad_token_id": number(_AUDIO),
+        "audio_token_id": number(_AUDIO),
+        "audio_eos_token_id": number(_AUDIO_END),
+    }
     if size == "full":
-        return CsmConfig(text_vocab_size=128_256)
+        return CsmConfig(**marks)
     depth = {
-        "num_codebooks": 4, "backbone_hidden_size": 32, "vocab_size": 19, "hidden_size": 16, "intermediate_size": 32,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 5,
-        "head_dim": 8,
+        "num_codebooks": 4, "backbone_hidden_size": 32, "vocab_size": codes + 3, "hidden_size": 16,
+        "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "max_position_embeddings": 5, "head_dim": 8,
     }  # fmt: skip
     # Encoding and decoding take no less than the published ratios of the codec: 1,920 samples a frame.
     codec = {
-        "model_type": "mimi", "hidden_size": 16, "num_filters": 2, "codebook_size": 16, "codebook_dim": 8,
+        "model_type": "mimi", "hidden_size": 16, "num_filters": 2, "codebook_size": codes, "codebook_dim": 8,
         "num_quantizers": 4, "vector_quantization_hidden_dimension": 8, "upsample_groups": 16, "num_hidden_layers": 1,
         "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
         "sliding_window": 250,
     }  # fmt: skip
-    number = tokenizer.convert_tokens_to_ids
     return CsmConfig(
-        num_codebooks=4, vocab_size=19, text_vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
+        num_codebooks=4, vocab_size=codes + 3, text_vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        max_position_embeddings=positions, codebook_pad_token_id=18, codebook_eos_token_id=0,
-        bos_token_id=number(_BEGIN), pad_token_id=number(_AUDIO), audio_token_id=number(_AUDIO),
-        audio_eos_token_id=number(_AUDIO_END), depth_decoder_config=depth, codec_config=codec,
+        codebook_pad_token_id=codes + 2, codebook_eos_token_id=0, depth_decoder_config=depth,
+        codec_config=codec, **marks,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ stopped; this one is held to its greedy output.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,10 @@ class Csm:
         """
         from transformers import AutoProcessor, CsmForConditionalGeneration
 
+        _check_kind(folder)
         try:
             network, told = CsmForConditionalGeneration.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
             )
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         except Exception as error:
@@ -301,6 +303,16 @@ def fingerprint(folder: Path) -> str:
                 if size <= _SAMPLED_BYTES:
                     break
     return digest.hexdigest()[:16]
+
+
+def _check_kind(folder: Path) -> None:
+    """Before the library builds the largest model it knows for a config that says nothing of one."""
+    try:
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NightshiftError("weights_invalid", f"{folder / 'config.json'} is no config of a CSM: {error}.") from error
+    if kind != "csm":
+        raise NightshiftError("weights_invalid", f"{folder} holds a model of the kind {kind!r}, not csm.")
 
 
 def _check_complete(folder: Path, told: dict[str, Any]) -> None:
