@@ -146,6 +146,12 @@ def test_wrong_lines_stand_among_right_ones_with_their_numbers() -> None:
     ]  # fmt: skip
 
 
+def test_a_byte_order_mark_belongs_at_the_beginning_only() -> None:
+    first, second = items(b'\xef\xbb\xbf{"a":1}\n\xef\xbb\xbf{"a":2}\n')
+    assert first == Line(1, {"a": 1})
+    assert isinstance(second, WrongLine) and second.number == 2
+
+
 def test_what_a_model_finds_wrong_is_pointed_at() -> None:
     data = b'{"input":{"url":"https://e.example"}}\n{"input":{"url":"ftp://e"},"titel":"x"}\n{"title":"x"}'
     right, both, missing = read([data], Episode.model_validate)
