@@ -209,6 +209,12 @@ def forecast(
     )
 
 
+def likely_seconds(work: Work, speed: Speed | None) -> float | None:
+    """What it takes one card, about; None where that cannot be told."""
+    _, load = _load(work, speed)
+    return load.seconds if load is not None else None
+
+
 class _Load(NamedTuple):
     """Seconds of one card: of all jobs, its variance, and of the longest job; and t for that many measurements."""
 

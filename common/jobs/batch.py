@@ -92,7 +92,10 @@ class Batch:
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Batch:
-        values = dict(row._mapping)
+        return cls.from_mapping(row._mapping)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[Any, Any]) -> Batch:
         known = {"state": BatchState, "reason": BatchReason, "on_error": OnError}
         return cls(**{**values, **{name: known[name](values[name]) for name in known}})
 

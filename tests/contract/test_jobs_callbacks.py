@@ -292,7 +292,7 @@ def _plain_job() -> Job:
     return Job(
         id="job_1", key_id="key_1", kind="separation", engine="rnnoise", lane="cpu", batch="b" * 120,
         batch_id=None,
-        batch_item=None, item=None, priority=0,
+        batch_item=None, item=None, expected=None, length=None, work_seconds=None, priority=0,
         request={}, state=State.SUCCEEDED, reason=Reason.DONE, run_at=LONG_AGO, deadline=None, upstream=None, attempt=1,
         failures=0, crashes=0, losses=0, crashed_at_block=None, worker=None, lease_until=None, cancel_requested=False,
         progress=None, blocks_done=0, blocks_total=None, result=None, result_attempt=None, error=None,
