@@ -114,6 +114,16 @@ class Voice:
     transcript: str
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Something that was said before, which what is spoken now follows. audio: of it.  text: its words.  voice: it was
+    said in; None where the speaker is somebody else."""
+
+    audio: Path
+    text: str
+    voice: str | None
+
+
 def _no_engine(name: str) -> Engine:
     raise LookupError(name)
 
@@ -124,6 +134,7 @@ class Work:
 
     sources: the inputs in the request's order; none where the request is all there is.
     voices: the voices that the request names, by their id.
+    earlier: what was said before, the latest last, for engines that speak in its manner.
     check: raises when the job must stop (cancelled, lease lost); to be called at least every few seconds.
     block_seconds: overrides the engine's own block length.
     acquire: gives another engine by its name, loaded on the same card; it may take the place of any that was given
@@ -136,6 +147,7 @@ class Work:
     scratch: Path
     blocks: Blocks = field(default_factory=NoBlocks)
     voices: Mapping[str, Voice] = field(default_factory=dict)
+    earlier: tuple[Earlier, ...] = ()
     limits: Limits = Limits()
     check: Callable[[], None] = lambda: None
     block_seconds: float | None = None

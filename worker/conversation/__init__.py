@@ -1,0 +1,1 @@
+"""A question, heard or read, answered by a language model and spoken."""
