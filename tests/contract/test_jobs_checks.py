@@ -9,13 +9,15 @@ import pytest
 from sqlalchemy import CheckConstraint, Table, insert, update
 from sqlalchemy.exc import IntegrityError
 
+from common.cron import Cron, Missed
+from common.db import presets as preset_rows
 from common.db import processes, uploads
 from common.db.engine import Database
-from common.db.tables import batches, callbacks, jobs, keys, metadata
+from common.db.tables import batches, callbacks, jobs, keys, metadata, presets, schedule_ticks, schedules
 from common.db.tables import processes as process_rows
 from common.db.tables import uploads as upload_rows
-from common.jobs import batches as batch_verbs
 from common.jobs import callbacks as outbox
+from common.jobs import schedules as schedule_verbs
 from common.jobs.batches import NewBatch
 from common.states import State
 from tests.jobs import ERROR, brought, new_key, result
@@ -62,6 +64,13 @@ JOBS: dict[str, list[tuple[State, Values, Values]]] = {
 
 OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
     (keys, "weight_positive"): [({"weight": 0.0}, {"weight": 0.01}), ({"weight": -1.0}, {"weight": 9.0})],
+    (presets, "version_positive"): [({"version": 0}, {"version": 7})],
+    (schedules, "missed_known"): [({"missed": "twice"}, {"missed": "skip"})],
+    (schedule_ticks, "outcome_known"): [({"outcome": "lost", "batch_id": None}, {"outcome": "by_hand"})],
+    (schedule_ticks, "made_has_batch"): [
+        ({"batch_id": None}, {"batch_id": None, "outcome": "skipped"}),
+        ({"outcome": "refused"}, {"outcome": "refused", "batch_id": None}),
+    ],
     (batches, "state_known"): [({"state": "lost"}, {"state": "paused"})],
     (batches, "end_is_dated"): [
         ({"state": "finished"}, {"state": "finished", "finished_at": NOW}),
@@ -118,7 +127,9 @@ def test_others(database: Database, table: Table, short: str) -> None:
     with database.write() as tx:
         outbox.put(tx, key_id, "https://receiver.example", "test", "{}")
         processes.register(tx, "w1", "worker", lanes=["cpu"])
-        batch_verbs.create(tx, key_id, NewBatch("nightly", {}, {}, "digest"))
+        preset_rows.put(tx, key_id, "quick", "", {})
+        made = schedule_verbs.create(tx, key_id, "nightly", Cron("0 1 * * *", "UTC"), Missed.ONCE, {})
+        schedule_verbs.run_now(tx, made.id, lambda _: NewBatch("nightly", {}, {}, "digest"))
         uploads.create(
             tx, uploads.new_id(), key_id, "uploads/k/u", filename="a", content_type="audio/wav", size=1, sha256=None,
             ready=False,
