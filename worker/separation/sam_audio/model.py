@@ -7,17 +7,19 @@ descriptions, marks and times; each gives what it would give alone, as long as a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worker import device as devices
 from worker.separation.sam_audio import config as configuration
 from worker.separation.sam_audio.anchors import Span, anchors, marks
+from worker.separation.sam_audio.compiled import Compiled, Velocity
 from worker.separation.sam_audio.config import WATERMARK_BITS
 from worker.separation.sam_audio.loading import assemble, open_checkpoint
 from worker.separation.sam_audio.network import Network
@@ -25,6 +27,13 @@ from worker.separation.sam_audio.noise import noise
 from worker.separation.sam_audio.sampler import REFERENCE, Schedule, integrate
 from worker.separation.sam_audio.text import TextEncoder, TextStates, find_text_encoder, load_text_encoder
 from worker.separation.sam_audio.watermark import message_of
+
+if TYPE_CHECKING:
+    from worker.separation.sam_audio.official import OfficialNetwork
+
+
+Backend = Literal["native", "official"]
+"""Whose network computes: this project's, or that of the official package."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,11 @@ class Conditions:
 class SamAudio:
     """A loaded model on one device. Nothing here keeps gradients."""
 
-    def __init__(self, network: Network, text_encoder: TextEncoder) -> None:
+    def __init__(self, network: Network | OfficialNetwork, text_encoder: TextEncoder) -> None:
         self.network, self.text_encoder = network, text_encoder
         self.config = network.config
         self.device = network.proj.weight.device
+        self._velocity: Velocity = network.velocity
 
     @classmethod
     def load(
@@ -68,6 +78,23 @@ class SamAudio:
         source = find_text_encoder(config.text_encoder, folder) if t5 is None else t5
         text_encoder = load_text_encoder(config.text_encoder, source, device, token)
         return cls(assemble(config, weights, device, dtype), text_encoder)
+
+    def compile(self, frames: int, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compiles the field for windows of so many frames, when it is first evaluated."""
+        self._velocity = Compiled(self.network, frames, backend)
+
+    @contextmanager
+    def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
+        """Inside, `check` is called while the model computes on a CPU, where one evaluation may take a minute; what it
+        raises ends the work. On a card an evaluation is short, and asking in every layer would keep the card waiting;
+        and a field that was compiled has no layers that could ask."""
+        asking: nn.Module = self.network if self._velocity == self.network.velocity else self.network.audio_codec
+        with devices.interruptible(asking, check) if self.device.type == "cpu" else nullcontext():
+            yield
+
+    def memory_bytes(self) -> int:
+        """Of the weights."""
+        return devices.size(self.network) + devices.size(self.text_encoder.model)
 
     def frames(self, samples: int) -> int:
         """Latent frames of a clip."""
@@ -118,7 +145,7 @@ class SamAudio:
         """One evaluation of the field: float32 [B, T, 256] for a state of that shape, at one time or one a row."""
         times = torch.as_tensor(time, dtype=torch.float32, device=state.device).expand(state.shape[0])
         with _exact():
-            return self.network.velocity(state, times, conditions.frames, conditions.memory, conditions.mask)
+            return self._velocity(state, times, conditions.frames, conditions.memory, conditions.mask)
 
     def velocity(
         self, state: Tensor, time: float | Tensor, features: Tensor, text: TextStates, marked: Tensor | None = None

@@ -14,17 +14,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from common.errors import NightshiftError
 from worker.separation.sam_audio import config as configuration
+from worker.separation.sam_audio import official
 from worker.separation.sam_audio.anchors import anchors, marks
 from worker.separation.sam_audio.generated import weights
 from worker.separation.sam_audio.loading import assemble
-from worker.separation.sam_audio.model import SamAudio
+from worker.separation.sam_audio.model import Backend, SamAudio
 from worker.separation.sam_audio.sampler import Schedule
 from worker.separation.sam_audio.text import find_text_encoder, load_text_encoder
 
@@ -65,7 +66,13 @@ class Case:
     """A folder's case on a device, with the weights it generates."""
 
     def __init__(
-        self, folder: Path, *, t5: Path | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        self,
+        folder: Path,
+        *,
+        t5: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        backend: Backend = "native",
     ) -> None:
         from safetensors.torch import load_file
 
@@ -74,11 +81,15 @@ class Case:
             name: shape for name, shape, _ in json.loads((folder / "state_dict.json").read_text(encoding="utf-8"))
         }
         self.tensors = load_file(folder / "case.safetensors")
+        drawn = weights(self.told["seed"], shapes)
+        if backend == "official":
+            self.model = official.load(folder, device=device, dtype=dtype, t5=t5, weights=drawn)
+            return
         config = configuration.read(folder)
         text_encoder = load_text_encoder(
             config.text_encoder, t5 or find_text_encoder(config.text_encoder, folder), device
         )
-        self.model = SamAudio(assemble(config, weights(self.told["seed"], shapes), device, dtype), text_encoder)
+        self.model = SamAudio(assemble(config, drawn, device, dtype), text_encoder)
 
     def errors(self) -> Iterator[Error]:
         """Of every output the case has, in the order of the computation."""
@@ -130,10 +141,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--t5", type=Path, help="folder of the text encoder; else the one config.json names")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the transformer's layers")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:0")
+    parser.add_argument(
+        "--backend", choices=get_args(Backend), default="native", help="official: the official package, installed here"
+    )
     given = parser.parse_args(arguments)
     say = sys.stdout.write
     try:
-        case = Case(given.folder, t5=given.t5, dtype=DTYPES[given.dtype], device=given.device)
+        case = Case(given.folder, t5=given.t5, dtype=DTYPES[given.dtype], device=given.device, backend=given.backend)
         errors = []
         say(f"{'output':<20}{'error, rms':>14}{'error, worst':>14}   as shares of the official output's rms\n")
         for error in case.errors():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import nullcontext
 
 import numpy as np
 from torch import Tensor
@@ -52,9 +51,7 @@ class SamAudioSeparator:
         heard = [channel for channel, samples in enumerate(block.samples) if samples.any()]
         if not heard:
             return given
-        # On a card an evaluation is short; asking in every layer would keep it waiting.
-        slow = self.model.device.type == "cpu"
-        with devices.interruptible(self.model.network, check) if slow else nullcontext():
+        with self.model.interruptible(check):
             latents = self._encoder.encode(block, heard, check)
             yield _ENCODED
             states = yield from self._sample(block, params, latents, check)
@@ -75,7 +72,7 @@ class SamAudioSeparator:
 
     def memory_bytes(self) -> int:
         """Of the weights."""
-        return devices.size(self.model.network) + devices.size(self.model.text_encoder.model)
+        return self.model.memory_bytes()
 
     def close(self) -> None:
         device = self.model.device
