@@ -93,12 +93,12 @@ def progress_view(job: Job) -> schemas.Progress | None:
 def _eta(job: Job, share: float | None) -> float | None:
     """Time left, from the rate so far.
 
-    Only in a phase that counts seconds of media, the one that takes the time; and only in a first attempt: later ones
-    start in the middle, and how long they have been running is not known.
+    Only in a phase that counts seconds of media or characters of text, the one that takes the time; and only in a first
+    attempt: later ones start in the middle, and how long they have been running is not known.
     """
     if share is None or share < 0.02 or job.attempt != 1 or job.state is not State.RUNNING or job.started_at is None:
         return None
-    if (job.progress or {}).get("unit") != "s":
+    if (job.progress or {}).get("unit") not in ("s", "characters"):
         return None
     elapsed = (job.updated_at - job.started_at).total_seconds()
     return round(elapsed * (1 - share) / share, 1)

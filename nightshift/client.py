@@ -134,6 +134,52 @@ class Client:
             request["engine"] = engine
         return self.submit(request | _common(**members), idempotency_key=idempotency_key)
 
+    def speak(
+        self,
+        text: str | None = None,
+        *,
+        script: Sequence[Mapping[str, Any]] | None = None,
+        voice: str | None = None,
+        engine: str | None = None,
+        seed: int = 0,
+        temperature: float | None = None,
+        speed: float | None = None,
+        context_turns: int | None = None,
+        pauses: Mapping[str, float] | None = None,
+        format: Literal["flac", "wav", "mp3", "opus"] = "flac",
+        bitrate_kbps: int | None = None,
+        sample_rate: int = 24_000,
+        loudness_lufs: float | None = -19.0,
+        idempotency_key: str | None = None,
+        **members: Any,
+    ) -> Job:
+        """Speaks a text, or a script of several speakers: mappings with text, speaker and voice.
+
+        voice: id of one of your voices, or a voice of the engine such as `espeak:de`.  pauses: seconds, by `sentence`,
+        `paragraph`, `turn`.  loudness_lufs: None leaves it as it is.  members: priority, batch, metadata, deadline,
+        callback_url, as for `separate`.
+        """
+        optional = {
+            "text": text,
+            "script": [dict(turn) for turn in script] if script is not None else None,
+            "voice": voice,
+            "temperature": temperature,
+            "speed": speed,
+            "context_turns": context_turns,
+            "pauses": dict(pauses) if pauses else None,
+        }
+        params = {name: value for name, value in optional.items() if value is not None}
+        params |= {
+            "seed": seed,
+            "output": {"format": format, "bitrate_kbps": bitrate_kbps},
+            "sample_rate": sample_rate,
+            "loudness_lufs": loudness_lufs,
+        }
+        request: dict[str, Any] = {"kind": "tts", "params": params}
+        if engine is not None:
+            request["engine"] = engine
+        return self.submit(request | _common(**members), idempotency_key=idempotency_key)
+
     def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Submits a request as the API documents it. It is sent again after a broken connection and makes one job."""
         key = idempotency_key or str(uuid.uuid4())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from nightshift.cli import admin, jobs, local, segment
+from nightshift.cli import admin, jobs, local, say, segment
 
 app = typer.Typer(
     help="Nightshift: a self-hosted queue for media models. Begin with `nightshift demo`.",
@@ -19,6 +19,7 @@ app = typer.Typer(
 local.add_to(app)
 jobs.add_to(app)
 segment.add_to(app)
+say.add_to(app)
 admin.add_to(app)
 
 

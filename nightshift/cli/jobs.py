@@ -115,7 +115,7 @@ def list_jobs(
 def _remark(job: Job) -> str:
     if job.error and job.state != "succeeded":
         return f"{job.error['code']}: {job.error['message']}"
-    return show.progress(job) or (", ".join(o["name"] for o in job.outputs if o["role"] in ("stem", "mask")))
+    return show.progress(job) or (", ".join(o["name"] for o in job.outputs if o["role"] in ("stem", "mask", "speech")))
 
 
 def one_job(

@@ -135,4 +135,7 @@ def wanted(job: Job) -> str:
     if job.body["kind"] == "segmentation":
         named = [prompt["name"] or f"mask {number}" for number, prompt in enumerate(params["prompts"], 1)]
         return ", ".join(named) or str(params["mode"])
+    if job.body["kind"] == "tts":
+        text = " ".join((params.get("text") or " ".join(turn["text"] for turn in params["script"])).split())
+        return text if len(text) <= 60 else text[:59] + "…"
     return ", ".join(prompt["description"] for prompt in params.get("prompts", ()) if "description" in prompt)
