@@ -258,7 +258,7 @@ def _lane(loads: Sequence[_Load], cards: float) -> tuple[Estimate, Estimate | No
     if cards <= 0:
         return need, None
     # One job is on one card at a time, however many there are.
-    long = Estimate(*(min(max(load.longest[i] for load in loads), need[i]) / min(1.0, cards) for i in range(3)))
+    long = Estimate(*(min(max(load.longest[i] for load in loads), need[i]) for i in range(3)))
     share = Estimate(*(one / cards for one in need))
     tail = 1 - 1 / max(1.0, cards)
     likely = (max(share.likely, long.likely) + share.likely + tail * long.likely) / 2
