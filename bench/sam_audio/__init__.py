@@ -1,13 +1,14 @@
 """SAM-Audio on a CPU, file in, stems out, against the published procedure on the same network and weights.
 
 The baseline takes the whole clip at once, with every lever off (`bench/sam_audio/plain.py`). Both sides have base's
-widths and heads, but two layers in the place of sixteen, and one step of the midpoint rule in the place of sixteen: all
-layers cost the same, and so do all steps. Each side of each length has a process of its own; memory is the highest
-resident one, weights and libraries included.
+widths and heads, but two layers in the place of sixteen, and one evaluation in the place of 32: all layers cost the
+same, and so do all evaluations. Each side of each length has a process of its own. Time is processor time of all
+threads, so that other work on the machine hardly counts; memory is the highest resident one, weights and libraries
+included.
 
 The published codec takes some 200 MB a second when it decodes both stems at once, so at 300 s the whole procedure fits
-no usual machine: there the samplers are compared without it, and the whole at the longest that fits. The figures at
-60 s, and the whole at 300 s, are measured with `--full` only. A narrow codec is one of a sixteenth of the widths.
+no usual machine: there the samplers are compared without it, and the whole at the longest that fits. With `--full` that
+is up to 60 s, and ours is measured whole at 300 s too. A narrow codec is one of a sixteenth of the widths.
 
 `two-prompts` and `equal-channels` are of a network with a quarter of all of base's widths and all of its layers, where
 codec and sampler have the shares of the time that they have in base. `error-*` are shares of the reference's root mean

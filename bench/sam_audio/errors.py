@@ -25,7 +25,7 @@ PROMPTS = ("man speaking", "a dog barks far away")
 
 def of_tiers(size: Size, folder: Path, frames: int, device: str = "cpu") -> Mapping[str, float]:
     """Each tier's error, and that of sixteen steps of Euler's rule, in float32."""
-    return dict(_tiers(load(size, folder, device), frames))
+    return dict(_tiers(load(size, folder, device, keep=True), frames))
 
 
 def of_formats(size: Size, folder: Path, frames: int, device: str = "cpu") -> Mapping[str, float]:

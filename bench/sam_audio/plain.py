@@ -9,7 +9,7 @@ separation. It computes the same function as `SamAudio.separate`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -63,11 +63,14 @@ class Took:
 
 
 class Plain:
-    """The procedure on a model whose network is its own from then on. As published, that is a float32 one."""
+    """The procedure on a model whose network is its own from then on. As published, that is a float32 one.
 
-    def __init__(self, model: SamAudio) -> None:
+    clock: what its steps are timed by.
+    """
+
+    def __init__(self, model: SamAudio, clock: Callable[[], float] = time.perf_counter) -> None:
         unprepare(model.network)
-        self.model, self.network = model, model.network
+        self.model, self.network, self._clock = model, model.network, clock
         self.took = Took(0.0, 0.0, 0.0)
 
     @torch.inference_mode()
@@ -82,15 +85,15 @@ class Plain:
     ) -> Tensor:
         """float32 [1, N] to target and residual, [2, N]."""
         codec, device = self.network.audio_codec, self.model.device
-        clocks = [_clock(device)]
+        clocks = [self._now()]
         latent = codec.encode(wave[None].to(device))
-        clocks.append(_clock(device))
+        clocks.append(self._now())
         state = self.sample(latent, description, spans, seed=seed, schedule=schedule)
-        clocks.append(_clock(device))
+        clocks.append(self._now())
         target, residual = state.transpose(1, 2).chunk(2, dim=1)
         message = message_of(str(seed)).to(device).expand(2, -1)
         waves = codec.decode(torch.cat((target, residual)), message)[:, 0, : wave.shape[-1]]
-        clocks.append(_clock(device))
+        clocks.append(self._now())
         self.took = Took(*(after - before for before, after in pairwise(clocks)))
         return waves
 
@@ -124,6 +127,11 @@ class Plain:
         memory = network.memory_proj(states) + waves(times, network.rates)[:, None]
         return network.transformer(frames, times, memory, mask)
 
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return self._clock()
+
     def _video(self, frames: Tensor) -> Tensor:
         term = self.network.align_masked_video
         dark = frames.new_zeros(frames.shape[0], term.inputs, frames.shape[1])
@@ -140,9 +148,3 @@ def _snake(layer: Snake, x: Tensor) -> Tensor:
 
 def _added(block: nn.Module, x: Tensor) -> Tensor:
     return x + block(x)
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

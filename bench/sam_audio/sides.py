@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -32,85 +33,113 @@ PROMPT = "man speaking"
 
 @dataclass(frozen=True)
 class Side:
-    """seconds: from the file to its stems, the model loaded before.  sampling: of those, in the sampler.
-    peak_mb: highest resident memory, weights and libraries included.  loaded_mb: the same before the file was opened.
+    """seconds: of processors, from the file to its stems, the model loaded before.  sampling: of those, in the sampler.
+    wall: seconds on the clock.  peak_mb: highest resident memory, weights and libraries included.  loaded_mb: the same
+    before the file was opened.
     """
 
     seconds: float
     sampling: float
+    wall: float
     peak_mb: float
     loaded_mb: float
 
 
-def plain(path: Path, folder: Path, size: Size, steps: int) -> Side:
-    """The published procedure on a mono file at 48 kHz. steps: of the midpoint rule, sixteen as published."""
-    procedure = Plain(load(size, folder))
-    loaded = own_peak_mb()
-    began = time.perf_counter()
-    wave, rate = soundfile.read(path, dtype="float32")
-    waves = procedure.separate(torch.from_numpy(wave)[None], PROMPT, schedule=Schedule("midpoint", steps))
-    for name, stem in zip(("target", "residual"), waves, strict=True):
-        soundfile.write(folder / f"plain-{name}.flac", stem.numpy(), rate, subtype="PCM_16")
-    return Side(time.perf_counter() - began, procedure.took.sample, own_peak_mb(), loaded)
+def busy() -> float:
+    """Processor seconds of all threads of this process, and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
-def plain_sampler(seconds: float, folder: Path, size: Size, steps: int) -> Side:
+def plain(path: Path, folder: Path, size: Size, schedule: Schedule) -> Side:
+    """The published procedure on a mono file at 48 kHz."""
+    procedure = Plain(load(size, folder), busy)
+    with _Watch() as watch:
+        wave, rate = soundfile.read(path, dtype="float32")
+        waves = procedure.separate(torch.from_numpy(wave)[None], PROMPT, schedule=schedule)
+        for name, stem in zip(("target", "residual"), waves, strict=True):
+            soundfile.write(folder / f"plain-{name}.flac", stem.numpy(), rate, subtype="PCM_16")
+    return watch.side(procedure.took.sample)
+
+
+def plain_sampler(seconds: float, folder: Path, size: Size, schedule: Schedule) -> Side:
     """The published procedure without its codec, on a latent of that length."""
-    procedure = Plain(load(size, folder))
-    loaded = own_peak_mb()
+    procedure = Plain(load(size, folder), busy)
     config = procedure.network.config
     drawn = torch.Generator().manual_seed(0)
     latent = torch.randn(1, config.latent_channels, round(seconds * config.frame_rate), generator=drawn)
-    began = time.perf_counter()
-    procedure.sample(latent, PROMPT, schedule=Schedule("midpoint", steps))
-    took = time.perf_counter() - began
-    return Side(took, took, own_peak_mb(), loaded)
+    with _Watch() as watch:
+        procedure.sample(latent, PROMPT, schedule=schedule)
+    return watch.side(watch.seconds)
 
 
-def ours(path: Path, folder: Path, size: Size, steps: int, bf16: bool = False) -> Side:
+def ours(path: Path, folder: Path, size: Size, schedule: Schedule, bf16: bool = False) -> Side:
     """The engine as it is shipped, on the same file. bf16: with the format a card has, not that of a CPU."""
     engine, form = built(load(size, folder, dtype=torch.bfloat16 if bf16 else torch.float32))
-    loaded = own_peak_mb()
-    with steps_of(steps):
-        seconds = separate(engine, path, folder / "ours", [PROMPT])
-    return Side(seconds, form.seconds, own_peak_mb(), loaded)
+    with scheduled(schedule), _Watch() as watch:
+        separate(engine, path, folder / "ours", [PROMPT])
+    return watch.side(form.seconds)
 
 
-def times(paths: Sequence[Path], prompts: Sequence[Sequence[str]], folder: Path, size: Size, steps: int) -> list[float]:
-    """Seconds of a job on each file, with its prompts, in turn on one model; after one that is not counted."""
+def times(
+    paths: Sequence[Path], prompts: Sequence[Sequence[str]], folder: Path, size: Size, schedule: Schedule
+) -> list[float]:
+    """Processor seconds of a job on each file, with its prompts, in turn on one model; the first runs twice."""
     model = load(size, folder)
-    jobs = list(zip(paths, prompts, strict=True))
-    with steps_of(steps):
-        # An engine of its own for each: it knows what it encoded last, and would take it over from job to job.
-        return [separate(built(model)[0], path, folder / "job", asked) for path, asked in (jobs[0], *jobs)][1:]
+    taken = []
+    with scheduled(schedule):
+        for path, asked in [(paths[0], prompts[0]), *zip(paths, prompts, strict=True)]:
+            # An engine of its own: it knows what it encoded last, and would take it over from job to job.
+            engine, _ = built(model)
+            with _Watch() as watch:
+                separate(engine, path, folder / "job", asked)
+            taken.append(watch.seconds)
+    return taken[1:]
 
 
 @contextmanager
-def steps_of(count: int) -> Iterator[None]:
-    """Inside, the quality that the jobs ask for has that many steps: fewer than a job can ask for."""
+def scheduled(schedule: Schedule) -> Iterator[None]:
+    """Inside, the quality that the jobs ask for has that schedule: a shorter one than a job can ask for."""
     kept = TIERS[QUALITY]
-    TIERS[QUALITY] = Schedule("midpoint", count)
+    TIERS[QUALITY] = schedule
     try:
         yield
     finally:
         TIERS[QUALITY] = kept
 
 
+class _Watch:
+    """What passes inside."""
+
+    seconds = wall = 0.0
+
+    def __enter__(self) -> _Watch:
+        self._loaded = own_peak_mb()
+        self._began = busy(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds, self.wall = busy() - self._began[0], time.perf_counter() - self._began[1]
+
+    def side(self, sampling: float) -> Side:
+        return Side(self.seconds, sampling, self.wall, own_peak_mb(), self._loaded)
+
+
 class TimedForm(LongForm):
-    """seconds: spent in the sampler so far."""
+    """seconds: of processors, spent in the sampler so far."""
 
     seconds = 0.0
 
     def separate(self, *args: Any, **kwargs: Any) -> Generator[float, None, torch.Tensor]:
         steps = super().separate(*args, **kwargs)
         while True:
-            began = time.perf_counter()
+            began = busy()
             try:
                 done = next(steps)
             except StopIteration as finished:
                 return finished.value
             finally:
-                self.seconds += time.perf_counter() - began
+                self.seconds += busy() - began
             yield done
 
 
@@ -122,14 +151,11 @@ def built(model: SamAudio) -> tuple[SeparationEngine, TimedForm]:
 
 def separate(
     engine: SeparationEngine, path: Path, scratch: Path, prompts: Sequence[str], quality: str = QUALITY
-) -> float:
-    """Seconds for a job of that engine. Raises where it gives other stems than were asked for."""
+) -> None:
+    """A job of that engine. Raises where it gives other stems than were asked for."""
     params = SeparationParams.model_validate({"prompts": list(prompts), "quality": quality})
     work = Work("job_bench", params, media.sources(path), scratch)
-    began = time.perf_counter()
     stems = [event.name for event in engine.run(work) if isinstance(event, Artifact) and event.role == "stem"]
-    took = time.perf_counter() - began
     shutil.rmtree(scratch)
     if len(stems) != 2 * len(prompts):
         raise RuntimeError(f"the job gave {stems}")
-    return took

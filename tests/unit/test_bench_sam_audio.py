@@ -79,7 +79,7 @@ def test_jobs_that_are_compared_share_no_encoding(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(sides, "built", noting)
     path = recording(folder / "one.flac", 1.0)
     kept = dict(TIERS)
-    times = sides.times([path, path], [["dog"], ["dog", "rain"]], folder, TINY, 1)
+    times = sides.times([path, path], [["dog"], ["dog", "rain"]], folder, TINY, Schedule("midpoint", 1))
     assert len(times) == 2 and all(np.isfinite(times)) and kept == TIERS
     done = [engine.separator.figures() for engine, _ in engines]
     assert [figures["encoded_seconds"] for figures in done] == [1.0, 1.0, 1.0]
