@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
@@ -116,12 +116,10 @@ class Voice:
 
 @dataclass(frozen=True)
 class Earlier:
-    """Something that was said before, which what is spoken now follows. audio: of it.  text: its words.  voice: it was
-    said in; None where the speaker is somebody else."""
+    """Something the first speaker said before this job, which what is spoken now follows. text: its words."""
 
     audio: Path
     text: str
-    voice: str | None
 
 
 def _no_engine(name: str) -> Engine:
@@ -179,7 +177,8 @@ class Host:
     memory_fraction: share of the device's memory that engines may use together.  models_on_cpu: whether an engine made
     for a card may run without one.  on_fetch: told of bytes so far and in all while weights are fetched, which may take
     longer than anything else that is silent; raises when the job that waits for them must stop.  language_server: what
-    answers questions, where the operator has one.
+    answers questions, where the operator has one.  compile_models: whether networks that can be compiled are.
+    sam_audio_backend: whose network computes SAM-Audio, this project's or the official package's.
     """
 
     device: str
@@ -189,6 +188,8 @@ class Host:
     models_on_cpu: bool = False
     on_fetch: Callable[[int, int | None], None] = lambda done, total: None
     language_server: LanguageServer | None = None
+    compile_models: bool = False
+    sam_audio_backend: Literal["native", "official"] = "native"
 
     @property
     def lacks_card(self) -> tuple[str, str] | None:

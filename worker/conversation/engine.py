@@ -164,9 +164,8 @@ class _Run:
     def _speak(self, turn: Turn) -> Iterator[Event]:
         speech, work = self._params.speech, self._work
         part = self._part("speech", params=speech.params(turn.spoken), sources=(), blocks=_After(work.blocks))
-        if self._turns and self._earlier_speech is not None:
-            last = self._turns[-1]
-            said = Earlier(self._earlier_speech.path, last.spoken, last.voice)
+        if self._turns and self._earlier_speech is not None and self._turns[-1].voice == turn.voice:
+            said = Earlier(self._earlier_speech.path, self._turns[-1].spoken)
             part = replace(part, earlier=(said,))
         with closing(iter(work.acquire(speech.engine).run(part))) as happening:
             for event in happening:

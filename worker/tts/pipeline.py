@@ -16,7 +16,7 @@ import numpy as np
 
 from common.errors import NightshiftError
 from common.params import TtsParams
-from worker.engine import BlockDone, Event, Metrics, Note, Progress, Work
+from worker.engine import BlockDone, Event, Metrics, Note, Progress, Voice, Work
 from worker.tts import script as scripts
 from worker.tts.assemble import Assembly, Whole, plan_of
 from worker.tts.cast import cast_of, reference
@@ -72,6 +72,7 @@ class _Run:
         turns = synthesizer.context_turns if params.context_turns is None else params.context_turns
         self._context_turns = turns if len(params.turns()) > 1 else 0
         self._references: dict[int, Said] = {}
+        self._earlier: tuple[Said, ...] = ()
         self._takes = Takes(work.scratch / "takes", synthesizer.rate)
         self._kept: dict[int, Kept] = {}
         self._told = -_TELL_SECONDS
@@ -105,6 +106,13 @@ class _Run:
                 self._references[speaker.number] = reference(
                     voice, speaker, self._synthesizer.rate, self._work.limits, self._work.check
                 )
+        if self._synthesizer.context_turns and self._params.context_turns != 0:
+            self._earlier = tuple(self._said_earlier(number) for number in range(len(self._work.earlier)))
+
+    def _said_earlier(self, number: int) -> Said:
+        said, speaker = self._work.earlier[number], self._script.speakers[0]
+        recording = Voice(f"earlier {number}", speaker.name, said.audio, said.text)
+        return reference(recording, speaker, self._synthesizer.rate, self._work.limits, self._work.check)
 
     def _speak(self, group: Group) -> Iterator[Event]:
         """Speaks a group as a whole where any of it is missing: alone, a piece may come out otherwise."""
@@ -148,7 +156,7 @@ class _Run:
         context = tuple(
             self._said(other) for other in earlier if other.turn >= first and (mark is None or mark.key != _key(other))
         )
-        return Line(piece.text, speaker, _seed(self._params.seed, piece.index), mark, context)
+        return Line(piece.text, speaker, _seed(self._params.seed, piece.index), mark, (*self._earlier, *context))
 
     def _anchor(self, piece: Piece) -> Said | None:
         """What the speaker said first, where that is what makes it sound like itself."""
