@@ -109,6 +109,12 @@ class Settings(BaseSettings):
     block_seconds: float | None = Field(None, gt=0, description="Overrides the block length of every engine (tests)")
     card_memory_fraction: float = Field(0.9, gt=0, le=1, description="Share of a card's memory that models may use")
     models_on_cpu: bool = Field(False, description="Lets engines made for a card run on the CPU")
+    compile_models: bool = Field(
+        False, description="Compiles SAM-Audio with torch, which takes minutes at a worker's first job"
+    )
+    sam_audio_backend: Literal["native", "official"] = Field(
+        "native", description="`official`: SAM-Audio by the official package, where it is installed"
+    )
 
     # The language model of conversations
     llm_url: str | None = Field(

@@ -30,6 +30,8 @@ def open_runner(settings: Settings, *, lanes: Iterable[str] = ("cpu",), device: 
         token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         memory_fraction=settings.card_memory_fraction,
         models_on_cpu=settings.models_on_cpu,
+        compile_models=settings.compile_models,
+        sam_audio_backend=settings.sam_audio_backend,
         language_server=language_server(settings),
     )
     ready = {spec.name: readiness(spec, host) for spec in specs}

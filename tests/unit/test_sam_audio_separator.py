@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from common.errors import NightshiftError
 from common.params import SeparationParams
 from tests import media
 from tests.sam_audio import Fixed, relative, tiny, tiny_folder, torch
+from worker import device as devices
 from worker.engine import Artifact, BlockDone, Host, Metrics, Work
 from worker.separation.pipeline import SeparationEngine
 from worker.separation.sam_audio import engine as engines
+from worker.separation.sam_audio.compiled import Compiled
 from worker.separation.sam_audio.longform import LongForm, window_bytes
 from worker.separation.sam_audio.model import SamAudio
 from worker.separation.sam_audio.separator import SamAudioSeparator
@@ -91,6 +94,20 @@ def test_channels_and_prompts_are_separated_from_one_encode(tiny: SamAudio) -> N
         alone = dataclasses.replace(block, samples=samples[row : row + 1])
         single = stems(one, alone, params("dog", "rain", outputs=["target"]))
         assert relative(torch.from_numpy(given["rain"][row]), torch.from_numpy(single["rain"][0])) < 1e-4
+
+
+def test_a_second_prompt_costs_no_encode_and_shares_the_batches_of_the_first(tiny: SamAudio) -> None:
+    """Windows of both are evaluated together; only how many there are doubles."""
+    samples = sound(1, 8 * 48_000)
+    block = BlockAudio(0, samples, 48_000, 0, slice(0, samples.shape[1]))
+    cost = []
+    for prompts in (["dog"], ["dog", "rain"]):
+        one = SamAudioSeparator("tiny", "1", LongForm(tiny, Fixed(8), window=75, overlap=25))
+        stems(one, block, params(*prompts, outputs=["target"]))
+        cost.append(one.figures())
+    # Four windows, eight evaluations of the draft.
+    assert cost[0] == {"encoded_seconds": 8.0, "evaluations": 8, "windows_evaluated": 32}
+    assert cost[1] == {"encoded_seconds": 8.0, "evaluations": 8, "windows_evaluated": 64}
 
 
 def test_silence_costs_nothing(tiny: SamAudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +211,29 @@ def test_a_recording_goes_through_the_pipeline_and_resumes_to_the_same(
         assert relative(torch.from_numpy(resumed[name]), torch.from_numpy(track)) < 1e-4
 
 
+def test_equal_channels_cost_one(engine: SeparationEngine, tmp_path: Path) -> None:
+    samples = sound(1, 9 * 24_000)
+    figures, tracks = [], []
+    for channels in (1, 2, 3):
+        path = tmp_path / f"{channels}.wav"
+        soundfile.write(path, np.repeat(samples, channels, axis=0).T, 24_000, subtype="FLOAT")
+        work = Work("j", params("dog", output={"format": "wav"}), media.sources(path), tmp_path / path.stem)
+        events = list(engine.run(dataclasses.replace(work, block_seconds=4.0)))
+        figures.append(
+            next(
+                {name: event.values[name] for name in ("encoded_seconds", "windows_evaluated", "channels_computed")}
+                for event in events
+                if isinstance(event, Metrics)
+            )
+        )
+        made = next(event.path for event in events if isinstance(event, Artifact) and event.name == "dog")
+        tracks.append(soundfile.read(made, dtype="float32", always_2d=True)[0].T)
+    assert figures[0] == figures[1] == figures[2]
+    assert figures[0]["encoded_seconds"] == 9.0 and figures[0]["channels_computed"] == 2
+    assert tracks[2].shape == (3, 9 * 24_000)
+    assert all(np.array_equal(channel, tracks[0][0]) for track in tracks for channel in track)
+
+
 def test_the_version_tells_checkpoints_and_windows_apart(
     engine: SeparationEngine, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +272,37 @@ def test_an_engine_without_its_card_says_so(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(NightshiftError, match="device_missing"):
             engines.SamAudioBase(Host("cuda:0", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("free", "says"),
+    [(5.0, "would do for sam-audio-base."), (2.0, "would do for sam-audio-small."), (1.0, "No smaller")],
+)
+def test_a_card_that_is_too_small_is_told_what_would_fit(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, free: float, says: str
+) -> None:
+    """As on a card with so many GiB free, for a checkpoint of the size of large."""
+    monkeypatch.setattr(devices, "memory", lambda _: devices.Memory(int(free * 2**30), 8 * 2**30))
+    monkeypatch.setattr(engines.configuration, "read", lambda _: engines.SIZES["sam-audio-large"])
+    with pytest.raises(NightshiftError) as small:
+        engines.separator("sam-audio-large", tiny_folder, Host("cpu", tiny_folder, models_on_cpu=True), torch.bfloat16)
+    error = small.value
+    assert error.code == "gpu_oom" and f"{free:.1f} GiB free of 8.0 GiB" in error.detail
+    assert "About 6.4 GiB free would do" in error.hint and says in error.hint
+    assert error.extra["bytes_free"] < error.extra["bytes_needed"] < 8 * 2**30
+
+
+def test_the_host_says_whose_network_computes_and_whether_it_is_compiled(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host("cpu", tiny_folder, models_on_cpu=True)
+    compiled = engines.separator("x", tiny_folder, dataclasses.replace(host, compile_models=True))
+    assert isinstance(compiled.model._velocity, Compiled) and compiled.version == (
+        engines.separator("x", tiny_folder, host).version
+    )
+    monkeypatch.setitem(sys.modules, "sam_audio", None)
+    with pytest.raises(NightshiftError, match="engine_not_ready"):
+        engines.separator("x", tiny_folder, dataclasses.replace(host, sam_audio_backend="official"))
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])

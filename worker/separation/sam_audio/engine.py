@@ -14,6 +14,9 @@ from worker.batches import Batches
 from worker.engine import Host
 from worker.separation.pipeline import SeparationEngine
 from worker.separation.sam_audio import config as configuration
+from worker.separation.sam_audio import official
+from worker.separation.sam_audio.config import SamAudioConfig, TransformerConfig
+from worker.separation.sam_audio.fitting import LEAST_BYTES
 from worker.separation.sam_audio.hub import locate
 from worker.separation.sam_audio.loading import fingerprint, weight_bytes
 from worker.separation.sam_audio.longform import LongForm, Scheme, window_bytes
@@ -22,6 +25,13 @@ from worker.separation.sam_audio.separator import SamAudioSeparator
 
 IMPLEMENTATION = "1"
 """To be raised when the same weights would give another result."""
+
+SIZES = {
+    "sam-audio-small": SamAudioConfig(transformer=TransformerConfig(1536, 12, 12, context_dim=1536)),
+    "sam-audio-base": SamAudioConfig(),
+    "sam-audio-large": SamAudioConfig(transformer=TransformerConfig(2816, 22, 22, context_dim=2816)),
+}
+"""The published networks, smallest first."""
 
 
 class SamAudioEngine(SeparationEngine):
@@ -74,19 +84,49 @@ def separator(
     device = devices.choose(host, name)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     config = configuration.read(folder)
-    needed = weight_bytes(config, dtype)
+    # Before they are read: the weights, and the least that computing takes beside them.
+    stored = torch.float32 if host.sam_audio_backend == "official" else dtype
+    needed = weight_bytes(config, stored) + window_bytes(config, window) + LEAST_BYTES
     there = devices.memory(device)
     if there is not None and needed > there.free:
-        raise devices.does_not_fit(f"{name}'s weights do", device, needed)
+        raise too_small(name, device, needed, stored)
     try:
-        model = SamAudio.load(folder, device=device, dtype=dtype, token=host.token)
+        model = _load(folder, device, dtype, host)
     except RuntimeError as error:
         if not devices.out_of_memory(error):
             raise
-        raise devices.does_not_fit(f"{name}'s weights do", device, needed) from error
+        raise too_small(name, device, needed, stored) from error
+    if host.compile_models:
+        model.compile(window)
     # The other half of the memory is for the codec.
     batches = Batches(name, device, window_bytes(config, window), fraction=host.memory_fraction / 2)
     kind = str(dtype).rpartition(".")[2]
     version = f"{IMPLEMENTATION}-{fingerprint(folder)}-{kind}-{scheme}-{window}-{overlap}"
+    if host.sam_audio_backend != "native":
+        version += f"-{host.sam_audio_backend}"
     form = LongForm(model, batches, window=window, overlap=overlap, scheme=scheme)
     return SamAudioSeparator(name, version, form)
+
+
+def fitting(free: int, dtype: torch.dtype, window: int = 750) -> list[str]:
+    """The published sizes that so many free bytes would do for, the largest first."""
+    needed = {
+        name: weight_bytes(config, dtype) + window_bytes(config, window) + LEAST_BYTES
+        for name, config in reversed(SIZES.items())
+    }
+    return [name for name, size in needed.items() if size <= free]
+
+
+def too_small(name: str, device: torch.device, needed: int, dtype: torch.dtype) -> NightshiftError:
+    """`gpu_oom`, with the sizes that would fit where this one does not."""
+    error = devices.does_not_fit(f"{name}'s weights do", device, needed)
+    if there := devices.memory(device):
+        names = [other for other in fitting(there.free, dtype) if other != name]
+        error.hint += f" What is free now would do for {names[0]}." if names else " No smaller size would fit either."
+    return error
+
+
+def _load(folder: Path, device: torch.device, dtype: torch.dtype, host: Host) -> SamAudio:
+    if host.sam_audio_backend == "official":
+        return official.load(folder, device=device, dtype=dtype)
+    return SamAudio.load(folder, device=device, dtype=dtype, token=host.token)

@@ -14,6 +14,9 @@ _LEAST_PIECE = 25
 # Of the published codec, for a frame with its share of context: about 95 MB a second.
 _CODEC_BYTES = 8_000_000
 
+LEAST_BYTES = _LEAST_PIECE * _CODEC_BYTES
+"""What the codec takes beside its weights at the least, about."""
+
 
 class Fitting:
     """name: of the engine, for people. The size that has fitted last is where the next work begins."""
@@ -38,8 +41,7 @@ class Fitting:
                 if not devices.out_of_memory(error):
                     raise
                 if self._size <= _LEAST_PIECE:
-                    needed = _LEAST_PIECE * _CODEC_BYTES
-                    raise devices.does_not_fit(f"{self._name}'s codec does", self._device, needed) from error
+                    raise devices.does_not_fit(f"{self._name}'s codec does", self._device, LEAST_BYTES) from error
             # Only here, with the exception gone, does nothing hold the tensors of the failed piece any more.
             del parts
             self._size = max(_LEAST_PIECE, self._size // 2)

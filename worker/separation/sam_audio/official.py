@@ -47,8 +47,12 @@ def load(
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     values["text_encoder"] = {**(values.get("text_encoder") or {}), "name": str(source)}
     values |= {"visual_ranker": None, "text_ranker": None, "span_predictor": None}
-    with _blind(package):
-        made = package.SAMAudio(package.SAMAudioConfig(**values)).eval().requires_grad_(False)
+    try:
+        with _blind(package):
+            made = package.SAMAudio(package.SAMAudioConfig(**values)).eval().requires_grad_(False)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NightshiftError("weights_missing", f"The official model cannot be built: {reason}") from error
     given = weights or open_checkpoint(folder)
     try:
         made.load_state_dict({name: given.read(name) for name in given.shapes if not name.startswith(SKIPPED)})
