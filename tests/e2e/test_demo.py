@@ -109,7 +109,7 @@ def test_an_interrupt_leaves_nothing(command: Command, group: bool, phase: str) 
     log = command.folder / "log"
     process, family = started(command, log, phase)
     interrupt(process, group=group)
-    assert process.wait(60) == 130, log.read_text()
+    assert process.wait(150) == 130, log.read_text()
     family = [*family, *descendants(process.pid)]
     _gone, alive = psutil.wait_procs(family, 20)
     assert not alive
