@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -63,6 +64,19 @@ class Transport:
             wait=_wait,
             reraise=True,
         )(once)
+
+    def lines(self, path: str) -> Iterator[Any]:
+        """The answer's lines of JSON, as they come. Raises ApiError, Unreachable."""
+        try:
+            with self._http.stream("GET", path, headers={"Accept": "application/x-ndjson"}) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    read(response)
+                for line in response.iter_lines():
+                    if line:
+                        yield json.loads(line)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self.place.url} does not answer: {error or type(error).__name__}") from error
 
     def close(self) -> None:
         self._http.close()

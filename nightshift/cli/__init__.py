@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from nightshift.cli import admin, jobs, local, say, segment
+from nightshift.cli import admin, batch, jobs, local, preset, say, schedule, segment, talk, voice
 
 app = typer.Typer(
     help="Nightshift: a self-hosted queue for media models. Begin with `nightshift demo`.",
@@ -20,6 +20,11 @@ local.add_to(app)
 jobs.add_to(app)
 segment.add_to(app)
 say.add_to(app)
+talk.add_to(app)
+voice.add_to(app)
+batch.add_to(app)
+schedule.add_to(app)
+preset.add_to(app)
 admin.add_to(app)
 
 

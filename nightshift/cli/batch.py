@@ -1,0 +1,320 @@
+"""Commands about batches: plan, start, list, watch, pause, resume, cancel, retry-failed, errors, download."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from nightshift.batches import MEDIA, Batch, Batches
+from nightshift.cli import exits, show
+from nightshift.client import Client
+from nightshift.errors import JobEnded, NightshiftClientError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+BatchId = Annotated[str, typer.Argument(help="A batch's id.", metavar="BATCH")]
+
+# Of a plan and a start alike.
+Sources = Annotated[list[str] | None, typer.Argument(help="Files, http(s) addresses, s3://…, ids of uploads.")]
+Rss = Annotated[str | None, typer.Option(help="A podcast's feed.")]
+Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of the feed: published since.")]
+Until = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Of the feed: published until.")]
+Title = Annotated[str | None, typer.Option(help="Of the feed: with this in the title.")]
+Count = Annotated[int | None, typer.Option(min=1, help="Of the feed: at most this many, the newest.")]
+S3 = Annotated[str | None, typer.Option(help="Objects of a bucket: s3://bucket/ and a prefix or pattern.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Of the bucket: not these; may be repeated.")]
+Manifest = Annotated[Path | None, typer.Option(help="A file with a JSON object a line, each an item.")]
+Folder = Annotated[Path | None, typer.Option(help="The files of a folder, which are uploaded.")]
+Include = Annotated[str, typer.Option(help="Of the folder: files like this.")]
+Preset = Annotated[str | None, typer.Option(help="Named parameters. See: nightshift preset list.")]
+Engine = Annotated[str | None, typer.Option(help="See: nightshift engines.")]
+Prompt = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to separate; may be repeated.")]
+Format = Annotated[str | None, typer.Option("--format", help="flac, wav, mp3 or opus.")]
+Name = Annotated[str | None, typer.Option(help="Shown wherever the batch is.")]
+Window = Annotated[str | None, typer.Option(help="When it may run: '22:00-06:00 Europe/Madrid'.")]
+Deadline = Annotated[str | None, typer.Option(help="When it should be done: 2026-03-01T08:00+01:00.")]
+OnError = Annotated[str, typer.Option(help="skip or stop: what a wrong item does to the others.")]
+Naming = Annotated[str | None, typer.Option(help="Names of the results: '{show}/{date}-{title}.{stem}.{ext}'.")]
+OnlyNew = Annotated[
+    bool | None, typer.Option("--only-new/--all", help="Leave out what an earlier batch took; so for feeds.")
+]
+Weight = Annotated[float, typer.Option(min=0.01, help="Share among your batches.")]
+Callback = Annotated[str | None, typer.Option(help="Address that gets signed POSTs about the batch.")]
+IdempotencyKey = Annotated[str | None, typer.Option(help="The same key makes one batch.")]
+
+batch_app = typer.Typer(help="Batches: many jobs at once, run in their window.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    batch_app.command("plan")(_made(plan=True))
+    batch_app.command("start")(_made(plan=False))
+    batch_app.command("list")(list_batches)
+    batch_app.command("retry-failed")(retry_failed)
+    for command in (watch, pause, resume, cancel, errors, download):
+        batch_app.command()(command)
+    app.add_typer(batch_app, name="batch")
+
+
+def _made(plan: bool) -> Callable[..., None]:
+    """`plan` and `start` take the same options."""
+
+    def command(
+        sources: Sources = None, rss: Rss = None, since: Since = None, until: Until = None, title: Title = None,
+        count: Count = None, s3: S3 = None, exclude: Exclude = None, manifest: Manifest = None, folder: Folder = None,
+        include: Include = MEDIA, preset: Preset = None, engine: Engine = None, prompt: Prompt = None,
+        format: Format = None, name: Name = None, window: Window = None, deadline: Deadline = None,
+        on_error: OnError = "skip", naming: Naming = None, only_new: OnlyNew = None, weight: Weight = 1.0,
+        callback: Callback = None, idempotency_key: IdempotencyKey = None, as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        with exits.told(as_json), Client() as client:
+            feed = {
+                "url": rss,
+                "since": since.date().isoformat() if since else None,
+                "until": until.date().isoformat() if until else None,
+                "title": title,
+                "count": count,
+            }
+            params: dict[str, Any] = {"prompts": prompt} if prompt else {}
+            if format:
+                params["output"] = {"format": format}
+            request = {
+                "preset": preset,
+                "engine": engine,
+                "params": params or None,
+                "name": name,
+                "window": window,
+                "deadline": deadline,
+                "on_error": on_error,
+                "naming": naming,
+                "only_new": only_new,
+                "weight": weight,
+                "callback": {"url": callback} if callback else None,
+                "rss": _present(feed) if rss else None,
+                "s3": _present({"pattern": s3, "exclude": exclude}) if s3 else None,
+            }
+            batches = Batches(client)
+            asked = _present(request) | _local(batches, client, sources or [], manifest, folder, include)
+            if plan:
+                _show_plan(batches.plan(asked), as_json)
+            else:
+                _show_started(batches.start(asked, idempotency_key=idempotency_key), as_json)
+
+    command.__doc__ = (
+        "Say what a batch would be, and make nothing but the uploads that it needs."
+        if plan
+        else "Start a batch. Prints its id."
+    )
+    return command
+
+
+def _present(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _local(
+    batches: Batches, client: Client, sources: list[str], manifest: Path | None, folder: Path | None, include: str
+) -> dict[str, Any]:  # fmt: skip
+    """The member of the request for what lies on this machine; files are uploaded."""
+    if sum(bool(given) for given in (sources, manifest, folder)) > 1:
+        raise NightshiftClientError("give sources, --manifest or --folder, not several of them")
+    if manifest is not None:
+        return {"manifest": client.upload(manifest)}
+    with show.bars() as bars:
+        sending = bars.add_task("sending", total=1.0, more="", visible=False)
+
+        def tell(done: int, total: int) -> None:
+            bars.update(sending, completed=done, total=total, visible=True)
+
+        if folder is not None:
+            return batches.source(batches.folder(folder, include, tell))
+        if sources:
+            items = [{"input": client.input(source, None, tell), "title": Path(source).stem} for source in sources]
+            return batches.source(items)
+    return {}
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show.as_json(plan)
+        return
+    known = f" (of {plan['seconds_known']})" if plan["seconds_known"] < plan["jobs"] else ""
+    rows = [
+        ("jobs", str(plan["jobs"])),
+        ("length", show.duration(plan["seconds"]) + known if plan["seconds"] is not None else "not known"),
+        ("size", show.size(plan["bytes"]) if plan["bytes"] is not None else "not known"),
+        ("left out", ", ".join(f"{why}: {n}" for why, n in plan["skipped"].items())),
+        ("wrong", str(plan["rejected"] or "")),
+        ("opens", plan["opens_at"] or ("now" if plan["window"] else "")),
+        ("names", plan["names"][0] if plan["names"] else ""),
+    ]
+    show.table(["", plan["name"]], [row for row in rows if row[1]])
+    for reject in plan["rejects"]:
+        show.out.print(_wrong(reject), soft_wrap=True)
+
+
+def _wrong(line: dict[str, Any]) -> str:
+    error = line["error"]
+    where = f" at {error['pointer']}" if error.get("pointer") else ""
+    named = line.get("title") or line.get("source") or line.get("job") or ""
+    return f"{line['item']}  {named}  {error['code']}{where}: {error['message']}".replace("[", "\\[")
+
+
+def _show_started(batch: Batch, as_json: bool) -> None:
+    if as_json:
+        show.as_json(batch.body)
+        return
+    counts = batch.counts
+    told = [f"{counts['total']} jobs"]
+    told += [f"{counts[name]} {name}" for name in ("skipped", "rejected") if counts[name]]
+    show.notes.print(f"{batch.state}: {', '.join(told)}")
+    if batch.body["error"]:
+        show.notes.print(f"{batch.body['error']['code']}: {batch.body['error']['message']}", markup=False)
+    show.out.print(batch.id)
+
+
+def list_batches(
+    state: Annotated[list[str] | None, typer.Option(help="Only batches in this state; may be repeated.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Only batches of this schedule.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List batches, newest first."""
+    with exits.told(as_json), Client() as client:
+        found: list[Batch] = []
+        for batch in Batches(client).list(state=state or (), schedule=schedule, page=min(limit, 200)):
+            found.append(batch)
+            if len(found) == limit:
+                break
+        if as_json:
+            show.as_json([batch.body for batch in found])
+            return
+        rows = (
+            (
+                batch.id,
+                batch.body["name"],
+                _state(batch),
+                f"{batch.counts['succeeded']}/{batch.counts['total']}",
+                str(batch.counts["failed"] or ""),
+                show.age(batch.body["created_at"]),
+            )
+            for batch in found
+        )
+        show.table(["batch", "name", "state", "done", "failed", "age"], rows)
+
+
+def _state(batch: Batch) -> str:
+    closed = batch.state == "active" and not batch.body["open"]
+    return "waits for its window" if closed else batch.state
+
+
+def watch(
+    batch_id: BatchId,
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+    poll: Annotated[float, typer.Option(min=0.1, help="Look so often, in seconds.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a batch to its end. Exits with 1 where an item has no result."""
+    with exits.told(as_json), Client() as client:
+        batch = Batches(client).get(batch_id)
+        began, before = time.monotonic(), batch.counts["succeeded"]
+        last: dict[str, Any] = {}
+        with Live(console=show.notes, auto_refresh=False, transient=True) as live:
+            for seen in batch.follow(timeout, poll):
+                if as_json:
+                    show.line_of_json(seen.body)
+                elif show.notes.is_terminal:
+                    rate = (seen.counts["succeeded"] - before) / max(1e-9, time.monotonic() - began) * 3600
+                    live.update(_board(seen, rate), refresh=True)
+                elif (told := {"state": _state(seen), **seen.counts}) != last:
+                    last = told
+                    show.notes.print(f"{seen.id}: {_line(seen)}", soft_wrap=True)
+        if not as_json:
+            show.out.print(f"{batch.id} {batch.state}: {_line(batch)}", soft_wrap=True)
+        if not batch.flawless:
+            raise JobEnded(batch.id, f"{batch.state}, not all of it with a result", batch.body["error"])
+
+
+def _line(batch: Batch) -> str:
+    counts = batch.counts
+    shown = [f"{counts['succeeded']} of {counts['total']} done"]
+    shown += [
+        f"{counts[name]} {name}" for name in ("running", "failed", "cancelled", "expired", "rejected") if counts[name]
+    ]
+    return f"{_state(batch)}, {', '.join(shown)}"
+
+
+def _board(batch: Batch, rate: float) -> Table:
+    """What happens now, for a terminal."""
+    board = Table(box=None, pad_edge=False, show_header=False)
+    board.add_row(batch.body["name"], f"{_line(batch)}, {rate:.0f} an hour")
+    if batch.counts["running"]:
+        for job in batch.items(state=["running"]):
+            board.add_row(str(job.body["item"]), f"{job.body['metadata'].get('title', job.id)}  {show.progress(job)}")
+    return board
+
+
+def pause(batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Start nothing more of a batch; what runs yields at its next block."""
+    _steer(batch_id, as_json, lambda batch: batch.pause())
+
+
+def resume(batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Let a paused batch go on."""
+    _steer(batch_id, as_json, lambda batch: batch.resume())
+
+
+def cancel(batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Cancel what is left of a batch. Running jobs stop within seconds."""
+    _steer(batch_id, as_json, lambda batch: batch.cancel())
+
+
+def retry_failed(batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Run again what failed or expired."""
+    with exits.told(as_json), Client() as client:
+        batch = Batches(client).get(batch_id)
+        again, refused = batch.retry_failed()
+        if as_json:
+            show.as_json({"again": again, "refused": refused, "batch": batch.body})
+            return
+        show.out.print(f"{again} again" + (f", {refused} cannot" if refused else ""))
+
+
+def _steer(batch_id: str, as_json: bool, do: Callable[[Batch], Batch]) -> None:
+    with exits.told(as_json), Client() as client:
+        batch = do(Batches(client).get(batch_id))
+        if as_json:
+            show.as_json(batch.body)
+            return
+        show.out.print(f"{batch.id} {batch.state}: {_line(batch)}", soft_wrap=True)
+
+
+def errors(batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Show what went wrong: items that could not become jobs, and jobs without a result."""
+    with exits.told(as_json), Client() as client:
+        for line in Batches(client).get(batch_id).errors():
+            if as_json:
+                show.line_of_json(line)
+            else:
+                show.out.print(_wrong(line), soft_wrap=True)
+
+
+def download(
+    batch_id: BatchId,
+    folder: Annotated[Path, typer.Argument(help="Where to; by the names of the batch's template.")] = Path(),
+    pictures: Annotated[bool, typer.Option("--pictures", help="Also the pictures of waveforms.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Save the results. What is there already is not fetched again."""
+    with exits.told(as_json), Client() as client:
+        for path in Batches(client).get(batch_id).download(folder, pictures=pictures, overwrite=force):
+            if as_json:
+                show.line_of_json(str(path))
+            else:
+                show.out.print(str(path), soft_wrap=True)

@@ -1,0 +1,136 @@
+"""Commands about schedules: create, list, show, pause, resume, run, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from nightshift.cli import exits, show
+from nightshift.client import Client
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ScheduleId = Annotated[str, typer.Argument(help="A schedule's id.", metavar="SCHEDULE")]
+
+schedule_app = typer.Typer(help="Schedules: a batch for each tick of a clock.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    for name, command in (("create", create), ("list", list_schedules), ("show", one), ("delete", delete)):
+        schedule_app.command(name)(command)
+    for verb, text in (
+        ("pause", "Make no batches until it is resumed."),
+        ("resume", "Let a paused schedule tick again, from now on."),
+    ):
+        schedule_app.command(verb, help=text)(_steered(verb))
+    schedule_app.command("run")(run)
+    app.add_typer(schedule_app, name="schedule")
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="Shown wherever its batches are.")],
+    cron: Annotated[str, typer.Option(help="Minute, hour, day of month, month, day of week: '0 21 * * *'.")],
+    timezone: Annotated[str, typer.Option(help="Whose clock it is: Europe/Madrid.")],
+    rss: Annotated[str | None, typer.Option(help="A podcast's feed; only new episodes are taken.")] = None,
+    s3: Annotated[str | None, typer.Option(help="Objects of a bucket: s3://bucket/ and a prefix or pattern.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Named parameters. See: nightshift preset list.")] = None,
+    engine: Annotated[str | None, typer.Option(help="See: nightshift engines.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to separate.")] = None,
+    window: Annotated[str | None, typer.Option(help="When its batches may run.")] = None,
+    naming: Annotated[str | None, typer.Option(help="Names of the results.")] = None,
+    only_new: Annotated[bool | None, typer.Option("--only-new/--all", help="Leave out what was taken before.")] = None,
+    missed: Annotated[str, typer.Option(help="once or skip: what becomes of ticks nobody could act on.")] = "once",
+    callback: Annotated[str | None, typer.Option(help="Address that gets signed POSTs about its batches.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a schedule. Prints its id."""
+    with exits.told(as_json), Client() as client:
+        batch = {
+            "rss": {"url": rss} if rss else None,
+            "s3": {"pattern": s3} if s3 else None,
+            "preset": preset,
+            "engine": engine,
+            "params": {"prompts": prompt} if prompt else None,
+            "window": window,
+            "naming": naming,
+            "only_new": only_new,
+            "callback": {"url": callback} if callback else None,
+        }
+        body = {
+            "name": name,
+            "cron": cron,
+            "timezone": timezone,
+            "missed": missed,
+            "batch": {member: value for member, value in batch.items() if value is not None},
+        }
+        made = client.transport.call("POST", "/v1/schedules", body=body)
+        if as_json:
+            show.as_json(made)
+            return
+        show.notes.print(f"next: {made['next_at']}")
+        show.out.print(made["id"])
+
+
+def list_schedules(as_json: AsJson = False) -> None:
+    """List schedules, newest first."""
+    with exits.told(as_json), Client() as client:
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = client.transport.call("GET", "/v1/schedules", params={"limit": 200, "cursor": cursor})
+            found += page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        if as_json:
+            show.as_json(found)
+            return
+        rows = ((s["id"], s["name"], s["cron"], s["timezone"], s["next_at"] or "paused") for s in found)
+        show.table(["schedule", "name", "cron", "", "next"], rows)
+
+
+def one(schedule_id: ScheduleId, as_json: AsJson = False) -> None:
+    """Show a schedule and what became of its last ticks."""
+    with exits.told(as_json), Client() as client:
+        schedule = client.transport.call("GET", f"/v1/schedules/{schedule_id}")
+        ticks = client.transport.call("GET", f"/v1/schedules/{schedule_id}/ticks")["items"]
+        if as_json:
+            show.as_json({**schedule, "ticks": ticks})
+            return
+        when = schedule["next_at"] or "paused"
+        show.out.print(f"{schedule['name']}: {schedule['cron']} {schedule['timezone']}, next: {when}", soft_wrap=True)
+        rows = (
+            (tick["tick"], tick["outcome"], tick["batch"] or (tick["error"] or {}).get("message", "")) for tick in ticks
+        )
+        show.table(["tick", "", "batch"], rows)
+
+
+def run(schedule_id: ScheduleId, as_json: AsJson = False) -> None:
+    """Make a batch now, beside the clock. Prints its id."""
+    with exits.told(as_json), Client() as client:
+        done = client.transport.call("POST", f"/v1/schedules/{schedule_id}/run")
+        if as_json:
+            show.as_json(done)
+            return
+        show.out.print(done["batch"])
+
+
+def delete(schedule_id: ScheduleId, as_json: AsJson = False) -> None:
+    """Delete a schedule; its batches stay."""
+    with exits.told(as_json), Client() as client:
+        client.transport.call("DELETE", f"/v1/schedules/{schedule_id}")
+        if as_json:
+            show.as_json({"deleted": schedule_id})
+
+
+def _steered(verb: str) -> Callable[..., None]:
+    def command(schedule_id: ScheduleId, as_json: AsJson = False) -> None:
+        with exits.told(as_json), Client() as client:
+            schedule = client.transport.call("POST", f"/v1/schedules/{schedule_id}/{verb}", repeatable=True)
+            if as_json:
+                show.as_json(schedule)
+                return
+            show.out.print(f"{schedule['id']} {'paused' if schedule['paused'] else schedule['next_at']}")
+
+    return command

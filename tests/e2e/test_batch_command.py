@@ -1,0 +1,150 @@
+"""`nightshift batch`, `schedule` and `preset` against a running service, on real audio from a real feed."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import soundfile
+from sqlalchemy import update
+
+from common.db.engine import Database
+from common.db.tables import schedules
+from tests import media
+from tests.e2e.conftest import Up
+from tests.house import wait_for
+from tests.servers.receiver import Answer
+
+CODECS = ("mp3", "m4a", "ogg", "opus", "flac", "wav")
+GONE, TRUNCATED = 10, 11
+
+
+def _feed(up: Up, folder: Path, name: str) -> str:
+    """Twelve episodes in six codecs, one of them gone and one cut off, and an item whose guid is there twice."""
+    items = []
+    for number in range(12):
+        kind = CODECS[number % len(CODECS)]
+        file = media.make(folder / f"{number}.{kind}", 44_100 if kind != "opus" else 48_000, 1 + number % 2, 2.0)
+        data = file.read_bytes()
+        path = f"/{name}/{number}.{kind}"
+        if number == GONE:
+            up.receiver.serve(path, Answer(404))
+        elif number == TRUNCATED:
+            up.receiver.serve(path, Answer(body=data[:20], declare=20))
+        else:
+            up.receiver.serve(path, Answer(body=data))
+        # Two of them have the same title and day: their names would meet.
+        title = "Special" if number in (2, 3) else f"Episode {number}"
+        items.append(_item(number if number != 3 else 2, str(number), title, up.receiver.url(path), kind))
+    items.append(_item(1, "0", "Again", up.receiver.url(f"/{name}/again.mp3"), "mp3"))
+    text = f'<rss version="2.0"><channel><title>Night & Day</title>{"".join(items)}</channel></rss>'.replace(
+        "&", "&amp;"
+    )
+    up.receiver.serve(f"/{name}/feed.xml", Answer(body=text.encode(), headers={"Content-Type": "application/rss+xml"}))
+    return up.receiver.url(f"/{name}/feed.xml")
+
+
+def _item(day: int, guid: str, title: str, url: str, kind: str) -> str:
+    return (
+        f"<item><title>{title}</title><guid>{guid}</guid><pubDate>{day + 1:02} Jun 2026 05:00:00 GMT</pubDate>"
+        f'<enclosure url="{url}" type="audio/{kind}" length="1"/></item>'
+    )
+
+
+def test_a_feed_overnight(up: Up, tmp_path: Path) -> None:
+    url = _feed(up, tmp_path, "overnight")
+    asked = ("--rss", url, "--preset", "podcast-voice", "--engine", "fast", "--window", "00:00-24:00 Europe/Madrid")
+    plan = up.shell("batch", "plan", *asked)
+    assert re.search(r"jobs\s+12\b", plan.out)
+    assert "duplicate_guid: 1" in plan.out
+    batch_id = up.shell("batch", "start", *asked).out.strip()
+    assert re.fullmatch(r"bat_[0-9A-Z]{26}", batch_id)
+    watched = up.command("batch", "watch", batch_id, "--poll", 0.2, status=1)
+    assert "10 of 12 done, 2 failed" in watched.out
+    body = up.command("batch", "list", "--json").json
+    (batch,) = [one for one in body if one["id"] == batch_id]
+    assert (batch["state"], batch["preset"], batch["counts"]["skipped"]) == ("finished", "podcast-voice@1", 1)
+    wrong = [json.loads(line) for line in up.command("batch", "errors", batch_id, "--json").out.splitlines()]
+    assert [line["guid"] for line in wrong] == [str(GONE), str(TRUNCATED)]
+    assert {line["error"]["code"] for line in wrong} <= {"input_refused", "unsupported_media", "corrupt_media"}
+    saved = up.command("batch", "download", batch_id, tmp_path / "out").out.splitlines()
+    assert len(saved) == len({path.casefold() for path in saved}) == 10
+    assert {Path(path).parent.name for path in saved} == {"Night-Day"}
+    assert sum(Path(path).name.startswith("2026-06-03-Special") for path in saved) == 2
+    for path in saved:
+        assert soundfile.info(path).duration == pytest.approx(2.0, abs=0.1)
+    again = up.shell("batch", "start", *asked, "--json").json
+    assert (again["state"], again["counts"]["total"], again["counts"]["skipped"]) == ("finished", 0, 13)
+
+
+def test_a_folder_of_files(up: Up, tmp_path: Path) -> None:
+    for name in ("one.wav", "deep/two.flac"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        media.make(tmp_path / name, 16_000, 1, 1.0)
+    (tmp_path / "notes.txt").write_text("no audio")
+    done = up.command(
+        "batch", "start", "--folder", tmp_path, "-p", "speech", "--engine", "fast", "--naming", "{title}/{stem}.{ext}"
+    )
+    batch_id = done.out.strip()
+    up.command("batch", "watch", batch_id, "--poll", 0.2)
+    saved = up.command("batch", "download", batch_id, tmp_path / "out", "--json").out.splitlines()
+    assert sorted(Path(json.loads(line)).relative_to((tmp_path / "out").resolve()).as_posix() for line in saved) == [
+        "one/residual.flac", "one/speech.flac", "two/residual.flac", "two/speech.flac",
+    ]  # fmt: skip
+
+
+def test_outside_its_window_a_batch_waits_and_can_be_steered(up: Up, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(f'{{"input": "https://media.example/{n}.mp3"}}\n' for n in range(3)) + "{}\n")
+    now = datetime.now(UTC)
+    window = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=4):%H:%M} UTC"
+    batch = up.command(
+        "batch", "start", "--manifest", manifest, "--preset", "podcast-voice", "--window", window, "--json"
+    ).json
+    assert (batch["open"], batch["counts"]["total"], batch["counts"]["rejected"]) == (False, 3, 1)
+    assert "waits for its window" in up.command("batch", "list").out
+    assert "paused" in up.command("batch", "pause", batch["id"]).out
+    assert "waits for its window" in up.command("batch", "resume", batch["id"]).out
+    assert "cancelled, 0 of 3 done, 3 cancelled, 1 rejected" in up.command("batch", "cancel", batch["id"]).out
+    assert "0 again" in up.command("batch", "retry-failed", batch["id"]).out
+    refused = up.command("batch", "pause", batch["id"], "--json", status=3)
+    assert refused.error["code"] == "state_conflict"
+
+
+def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
+    url = _feed(up, tmp_path, "scheduled")
+    schedule_id = up.command(
+        "schedule", "create", "hourly", "--cron", "*/5 * * * *", "--timezone", "Europe/Madrid", "--rss", url,
+        "--preset", "podcast-voice", "--engine", "fast",
+    ).out.strip()  # fmt: skip
+    try:
+        batch_id = up.command("schedule", "run", schedule_id).out.strip()
+        wait_for(lambda: "preparing" not in up.command("batch", "list", "--schedule", schedule_id).out)
+        database = Database(f"sqlite:///{up.home}/nightshift.db", pool_size=1)
+        with database.write() as tx:
+            # As if five minutes were over.
+            tx.execute(update(schedules).values(next_at=tx.now(), last_tick=tx.now(-300.0)))
+        database.dispose()
+        wait_for(lambda: "made" in up.command("schedule", "show", schedule_id).out)
+        wait_for(lambda: "preparing" not in up.command("batch", "list", "--schedule", schedule_id).out)
+        found = up.command("batch", "list", "--schedule", schedule_id, "--json").json
+        by_id = {one["id"]: one["counts"]["total"] for one in found}
+        assert by_id.pop(batch_id) == 12
+        assert set(by_id.values()) <= {0}
+        assert "paused" in up.command("schedule", "pause", schedule_id).out
+    finally:
+        up.command("schedule", "delete", schedule_id)
+    assert schedule_id not in up.command("schedule", "list").out
+
+
+def test_presets(up: Up) -> None:
+    assert "podcast-voice" in up.command("preset", "list").out
+    up.command("preset", "put", "draft", "--engine", "fast", "--params", '{"prompts": ["speech"], "quality": "draft"}')
+    shown = up.command("preset", "show", "draft", "--json").json
+    assert (shown["version"], shown["params"]["quality"]) == (1, "draft")
+    up.command("preset", "delete", "draft")
+    assert up.command("preset", "show", "draft", "--json", status=3).error["code"] == "not_found"
+    up.command("preset", "put", "draft", "--params", "no json", status=2)
