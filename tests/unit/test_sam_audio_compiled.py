@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.sam_audio import Fixed, relative, tiny_folder, torch
+from tests.sam_audio import Fixed, relative, tiny_config, torch
 from worker.separation.sam_audio.anchors import anchors
 from worker.separation.sam_audio.compiled import padded, parts
+from worker.separation.sam_audio.generated import write_checkpoint
 from worker.separation.sam_audio.longform import LongForm, Task
 from worker.separation.sam_audio.model import SamAudio
 from worker.separation.sam_audio.sampler import Schedule
-
-__all__ = ["tiny_folder"]
 
 FEW = Schedule("midpoint", 2)
 SHORT, LONG = Task(0, "dog"), Task(1, "rain on the roof of a house", anchors([("+", 1.0, 3.0)]))
@@ -33,10 +34,19 @@ class Counting:
         return graph.forward
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of one layer: compiling takes its time for each."""
+    path = tmp_path_factory.mktemp("one-layer")
+    write_checkpoint(path, tiny_config(dim=32, n_heads=1, n_layers=1, context_dim=32))
+    return path
+
+
 @pytest.fixture
-def model(tiny_folder: Any) -> Iterator[SamAudio]:
+def model(folder: Path) -> Iterator[SamAudio]:
     torch._dynamo.reset()
-    yield SamAudio.load(tiny_folder)
+    torch._dynamo.utils.counters.clear()
+    yield SamAudio.load(folder)
     torch._dynamo.reset()
 
 
@@ -50,8 +60,8 @@ def separated(model: SamAudio, tasks: list[Task], frames: int, batch: int = 5, s
             return finished.value
 
 
-def test_nothing_is_compiled_again_from_block_to_block(tiny_folder: Any, model: SamAudio) -> None:
-    plain = SamAudio.load(tiny_folder)
+def test_nothing_is_compiled_again_from_block_to_block(folder: Path, model: SamAudio) -> None:
+    plain = SamAudio.load(folder)
     counting = Counting()
     model.compile(60, counting)
     for index, (tasks, frames) in enumerate(
@@ -64,6 +74,20 @@ def test_nothing_is_compiled_again_from_block_to_block(tiny_folder: Any, model: 
     # Eight windows, five at a time: four and one, then two and one. Descriptions of up to 16 and of up to 32 tokens.
     assert sorted(first) == [(1, 60, 256), (2, 60, 256), (4, 60, 256)]
     assert sorted(counting.shapes) == sorted([*first, *first])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
+def test_the_real_compiler_gives_what_the_plain_network_gives(folder: Path, model: SamAudio) -> None:
+    plain = SamAudio.load(folder)
+    model.compile(40)
+    state, features = torch.randn(2, 1, 40, 256)
+    for time, description in ((0.1, "dog"), (0.9, "rain")):
+        text = plain.text([description])
+        expected = plain.velocity(state, time, features, text)
+        assert relative(model.velocity(state, time, features, text), expected) < 1e-4
+    # One compilation served both.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_work_on_a_cpu_can_still_be_stopped(model: SamAudio) -> None:
