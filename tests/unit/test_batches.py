@@ -3,7 +3,7 @@ torch's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import pytest
 
@@ -131,3 +131,61 @@ def test_a_batch_has_a_size() -> None:
     for most in (0, batches.MOST + 1):
         with pytest.raises(ValueError, match="1 to"):
             Batches("m", CARD, 1, most=most)
+
+
+def stepping(most: int, seen: list[int]) -> Callable[[Sequence[int]], Generator[float, None, list[int]]]:
+    """As `holding`, in four steps a batch, out of memory in the third."""
+
+    def compute(items: Sequence[int]) -> Generator[float, None, list[int]]:
+        seen.append(len(items))
+        for step in range(4):
+            if step == 2 and len(items) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            yield step / 4
+        return [2 * item for item in items]
+
+    return compute
+
+
+def finished(steps: Generator[float, None, list[list[int]]]) -> tuple[list[float], list[list[int]]]:
+    told = []
+    while True:
+        try:
+            told.append(next(steps))
+        except StopIteration as ended:
+            return told, ended.value
+
+
+@pytest.mark.parametrize(("room", "tried"), [(16, [16, 4]), (7, [16, 8, 4, 4, 4, 4, 4])])
+def test_step_by_step_the_batch_is_halved_as_well(card: list[str], room: int, tried: list[int]) -> None:
+    seen: list[int] = []
+    told, made = finished(Batches("m", CARD, GIB).stepwise(range(20), stepping(room, seen)))
+    assert [value for values in made for value in values] == list(range(0, 40, 2))
+    assert seen == tried and len(card) == len([size for size in tried if size > room])
+    assert all(0 <= share < 1 for share in told) and told[-1] == pytest.approx((20 - tried[-1] / 4) / 20)
+
+
+def test_step_by_step_nothing_fits(card: list[str]) -> None:
+    seen: list[int] = []
+    with pytest.raises(NightshiftError) as raised:
+        finished(Batches("m", CARD, 3 * GIB, fraction=1).stepwise(range(20), stepping(0, seen)))
+    assert seen == [6, 3, 1, 1, 1] and raised.value.code == "gpu_oom"
+
+
+def test_step_by_step_another_failure_is_raised_and_an_early_end_closes_the_work(card: list[str]) -> None:
+    closed: list[str] = []
+
+    def compute(items: Sequence[int]) -> Generator[float, None, int]:
+        try:
+            yield 0.5
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        finally:
+            closed.append("closed")
+
+    steps = Batches("m", CARD, GIB).stepwise(range(3), compute)
+    assert next(steps) == 0.5
+    steps.close()
+    assert closed == ["closed"]
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(Batches("m", CARD, GIB).stepwise(range(3), compute))
+    assert closed == ["closed", "closed"] and not card
