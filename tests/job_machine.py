@@ -64,7 +64,7 @@ class Machine(RuleBasedStateMachine):
         self.to_stop: set[str] = set()
         self.blocks: set[tuple[str, str, int]] = set()
         self.messages: dict[str, list[str]] = {}
-        self.needs: dict[str, str] = {}
+        self.needs: dict[str, set[str]] = {}
         self.first_with: dict[tuple[str, str], str] = {}
         self.seen = self._look()
 
@@ -118,8 +118,7 @@ class Machine(RuleBasedStateMachine):
         job_id, target = new["id"], new["state"]
         assert new["attempt"] == old["attempt"] + (target == State.RUNNING)
         if target == State.QUEUED:
-            upstream = self.needs.get(job_id)
-            assert upstream is None or upstream in self.succeeded, "released before its upstream succeeded"
+            assert self.needs.get(job_id, set()) <= self.succeeded, "released before its upstreams succeeded"
             assert old["run_at"] <= self.clock.now
         if old["state"] == State.RUNNING and job_id in self.to_stop:
             assert target in (State.CANCELLED, State.FAILED), "a job that was asked to stop went on"
@@ -187,12 +186,28 @@ class Machine(RuleBasedStateMachine):
             assert answer.code in {"input_missing", "upstream_failed", "idempotency_mismatch"}
             return
         if other is not None and answer.created:
-            self.needs[answer.job.id] = other
+            self.needs[answer.job.id] = {other}
         if again is not None and answer.created:
             assert self.first_with.setdefault((key_id, again), answer.job.id) in {answer.job.id, *self.pruned}
             self.first_with[key_id, again] = answer.job.id
         elif again is not None:
             assert self.first_with[key_id, again] == answer.job.id
+
+    @rule(one=any_number, other=any_number)
+    def submit_for_two(self, one: int, other: int) -> None:
+        """A job that reads what two others make, which may be one and the same, or have ended."""
+        upstreams = [self._some(number, ACTIVE if number % 3 else frozenset(State)) for number in (one, other)]
+        if None in upstreams:
+            return
+        asked = request(
+            kind="segmentation", input=None, params={"mode": "automatic"},
+            inputs=[{"job": upstream, "output": "speech"} for upstream in upstreams],
+        )  # fmt: skip
+        answer = self._do({Verb.SUBMIT}, lambda tx: submit.submit(tx, self.key_ids[0], asked, default_quota=QUOTA))
+        if isinstance(answer, NightshiftError):
+            assert answer.code in {"input_missing", "upstream_failed"}
+            return
+        self.needs[answer.job.id] = set(upstreams)
 
     @rule(number=any_number)
     def cancel(self, number: int) -> None:
@@ -261,8 +276,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(number=st.integers(0, 8))
     def succeed(self, number: int) -> None:
+        # What waits for several may learn now that another of them has failed.
         self._with(
-            number, {Verb.SUCCEED}, lambda tx, lease: finish.succeed(tx, lease, result(attempt=lease.attempt))
+            number, {Verb.SUCCEED, *ENDED}, lambda tx, lease: finish.succeed(tx, lease, result(attempt=lease.attempt))
         )  # fmt: skip
 
     @precondition(lambda self: self.leases)

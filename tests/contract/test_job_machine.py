@@ -102,20 +102,24 @@ MUTANTS: dict[str, Mutant] = {
         finish, "retry", (("state=State.WAITING,", "state=State.WAITING, attempt=0,"),), ZOMBIE + "retry"
     ),
     "an end without its callback": Mutant(
-        finish, "_ended", (("callbacks.enqueue(tx, job)", "pass"),), ZOMBIE + "succeed cancel"
+        finish, "ended", (("callbacks.enqueue(tx, job)", "pass"),), ZOMBIE + "succeed cancel"
     ),
     "an end that tells twice": Mutant(
-        finish, "_ended", (("events.changed(tx, job)", "callbacks.enqueue(tx, job)"),), ZOMBIE + "succeed cancel"
+        finish, "ended", (("events.changed(tx, *over)", "callbacks.enqueue(tx, over[0])"),), ZOMBIE + "succeed cancel"
     ),
-    "downstream waits for ever": Mutant(finish, "_ended", (("_fail_downstream(tx, job)", "pass"),), "submit cancel"),
+    "downstream waits for ever": Mutant(finish, "ended", (("_fail_downstream(tx, job)", "pass"),), "submit cancel"),
     "downstream goes before": Mutant(
         submit, "submit", (('"upstream": upstream,', '"upstream": None,'),), "submit release"
     ),
     "success wakes nobody": Mutant(
         finish, "succeed", (("upstream=None, ", ""),), "submit a_job_that_starts_at_once succeed"
     ),
+    "of two upstreams one is waited for": Mutant(
+        finish, "succeed", (("_wait_on(tx, Job.from_row(downstream))", "pass"),),
+        "submit_for_two a_job_that_starts_at_once submit succeed release",
+    ),
     "failure throws finished blocks away": Mutant(
-        finish, "fail", (("    _ended(tx, job)", "    tx.execute(delete(blocks))\n    _ended(tx, job)"),),
+        finish, "fail", (("    ended(tx, job)", "    tx.execute(delete(blocks))\n    ended(tx, job)"),),
         ZOMBIE + "checkpoint fail",
     ),
     "resubmit of what has succeeded": Mutant(
@@ -123,7 +127,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             ("old.state not in sources(Verb.RESUBMIT)", "not old.terminal"),
             ("jobs.c.state.in_(sources(Verb.RESUBMIT))", "jobs.c.finished_at.is_not(None)"),
-            ("state=State.WAITING,", "state=State.WAITING, result=None, result_attempt=None,"),
+            ("**_anew(tx)", "**_anew(tx), result=None, result_attempt=None"),
         ),
         "a_job_that_starts_at_once succeed resubmit",
     ),
