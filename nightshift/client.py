@@ -13,7 +13,8 @@ from typing import Any, Literal
 from nightshift.errors import JobEnded
 from nightshift.files import Tell, save, send
 from nightshift.place import find
-from nightshift.transport import Transport
+from nightshift.transport import Transport, read
+from nightshift.voices import Voice
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
@@ -180,6 +181,71 @@ class Client:
             request["engine"] = engine
         return self.submit(request | _common(**members), idempotency_key=idempotency_key)
 
+    def transcribe(
+        self,
+        source: str | PathLike[str] | Job,
+        *,
+        language: str | None = None,
+        translate: bool = False,
+        engine: str | None = None,
+        output: str | None = None,
+        idempotency_key: str | None = None,
+        on_upload: Tell | None = None,
+        **members: Any,
+    ) -> Job:
+        """Writes down what is said in a recording, and when: outputs `transcript` (JSON), `text`, `captions` (WebVTT).
+
+        source, output, on_upload, members: as for `separate`.  language: a code; None: what is heard.  translate: to
+        English.
+        """
+        params = {"language": language, "task": "translate" if translate else "transcribe"}
+        request = {"kind": "transcription", "input": self.input(source, output, on_upload), "params": params}
+        if engine is not None:
+            request["engine"] = engine
+        return self.submit(request | _common(**members), idempotency_key=idempotency_key)
+
+    def converse(
+        self,
+        question: str | None = None,
+        *,
+        recording: str | PathLike[str] | Job | None = None,
+        previous: str | Job | None = None,
+        instructions: str | None = None,
+        voice: str | Voice | None = None,
+        speech: Mapping[str, Any] | None = None,
+        transcription: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        engine: str | None = None,
+        output: str | None = None,
+        idempotency_key: str | None = None,
+        on_upload: Tell | None = None,
+        **members: Any,
+    ) -> Job:
+        """Asks a language model, and gets the answer spoken: outputs `question`, `answer`, `speech`, `conversation`.
+
+        question: a text; or else `recording`, a source as for `separate`.  previous: the job of the turn before.
+        instructions: what the model is told first.  voice: to answer in.  speech, transcription: the engines that speak
+        and hear and what else they are to be told, as the API documents it.
+        """
+        optional = {
+            "text": question,
+            "instructions": instructions,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "transcription": dict(transcription) if transcription else None,
+            "speech": _speech(voice, speech),
+        }
+        params = {name: value for name, value in optional.items() if value is not None}
+        request: dict[str, Any] = {"kind": "conversation", "params": params}
+        if recording is not None:
+            request["input"] = self.input(recording, output, on_upload)
+        if previous is not None:
+            request["previous"] = {"job": previous.id if isinstance(previous, Job) else previous}
+        if engine is not None:
+            request["engine"] = engine
+        return self.submit(request | _common(**members), idempotency_key=idempotency_key)
+
     def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Submits a request as the API documents it. It is sent again after a broken connection and makes one job."""
         key = idempotency_key or str(uuid.uuid4())
@@ -203,6 +269,47 @@ class Client:
     def upload(self, path: str | PathLike[str], tell: Tell | None = None) -> str:
         """Sends a file; returns the id of the upload. Raises OSError where it cannot be read."""
         return send(self.transport, Path(path), tell or (lambda done, total: None))
+
+    # --- Voices -------------------------------------------------------------------------------------------------------
+
+    def create_voice(
+        self,
+        name: str,
+        source: str | PathLike[str] | Job,
+        *,
+        consent: Mapping[str, str],
+        transcript: str | None = None,
+        transcriber: str | None = None,
+        output: str | None = None,
+        on_upload: Tell | None = None,
+    ) -> Voice:
+        """Makes a voice of 5 to 180 seconds of one person speaking; `wait` for it, and `confirm` what was heard.
+
+        source, output, on_upload: as for `separate`.  consent: `given_by`, `date` (2026-01-31), `purpose`.
+        transcript: the exact words of the recording; None: drafted.  transcriber: the engine that writes them down.
+        """
+        body: dict[str, Any] = {
+            "name": name,
+            "input": self.input(source, output, on_upload),
+            "consent": dict(consent),
+            "transcript": transcript,
+        }
+        if transcriber is not None:
+            body["transcriber"] = transcriber
+        return Voice(self.transport, self.transport.call("POST", "/v1/voices", body=body))
+
+    def voice(self, voice_id: str) -> Voice:
+        return Voice(self.transport, self.transport.call("GET", f"/v1/voices/{voice_id}"))
+
+    def voices(self, page: int = 50) -> Iterator[Voice]:
+        """The key's voices, newest first; fetched page by page as they are asked for."""
+        cursor: str | None = None
+        while True:
+            found = self.transport.call("GET", "/v1/voices", params={"limit": page, "cursor": cursor})
+            yield from (Voice(self.transport, body) for body in found["items"])
+            cursor = found["next"]
+            if cursor is None:
+                return
 
     # --- Looking ------------------------------------------------------------------------------------------------------
 
@@ -323,6 +430,16 @@ class Job:
         base = self._client.transport
         return [save(base, output, Path(folder), overwrite, tell or (lambda done, total: None)) for output in wanted]
 
+    def text(self, name: str) -> str:
+        """An output that is text, as a string. Raises KeyError where there is none of that name."""
+        found = {output["name"]: output for output in self.results()["outputs"]}
+        if name not in found:
+            raise KeyError(f"{self.id} has no output {name}")
+        response = self._client.transport.plain.get(found[name]["url"])
+        if response.status_code >= 400:
+            read(response)
+        return response.content.decode()
+
     def cancel(self) -> Job:
         self.body = self._client.transport.call("POST", f"/v1/jobs/{self.id}/cancel", repeatable=True)
         return self
@@ -344,6 +461,13 @@ class Job:
             after = page["next"]
             if after is None:
                 return found
+
+
+def _speech(voice: str | Voice | None, speech: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    made = dict(speech or {})
+    if voice is not None:
+        made["voice"] = voice.id if isinstance(voice, Voice) else voice
+    return made or None
 
 
 def _common(

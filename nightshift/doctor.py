@@ -37,6 +37,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("storage", storage),
         ("processes", crew),
         ("engines", engines),
+        ("language model", language_model),
         ("api", api),
     )
     for part, check in checks:
@@ -147,6 +148,47 @@ def engines(settings: Settings) -> Iterator[Finding]:
             known[0].get("hint", "") if known else ("Run: python -m worker" + (" --cpu" if spec.lane == "cpu" else ""))
         )
         yield Finding("engine", "warning", f"{spec.name} ({spec.kind}): {says}", mend)
+
+
+def language_model(settings: Settings) -> Iterator[Finding]:
+    """Whether the configured server answers, and has the model; nothing is asked of the model."""
+    part = "language model"
+    if settings.llm_url is None and settings.llm_model is None:
+        return
+    if settings.llm_url is None or settings.llm_model is None:
+        lacking = "NIGHTSHIFT_LLM_URL" if settings.llm_url is None else "NIGHTSHIFT_LLM_MODEL"
+        yield Finding(part, "problem", f"{lacking} is not set: nobody answers.", "Set both, or neither.")
+        return
+    key = settings.llm_api_key
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        answer = httpx.get(f"{settings.llm_url.rstrip('/')}/models", headers=headers, timeout=5.0, trust_env=False)
+    except httpx.HTTPError as error:
+        reason = error or type(error).__name__
+        yield Finding(part, "problem", f"{settings.llm_url}: {reason}", "Start it, or correct NIGHTSHIFT_LLM_URL.")
+        return
+    if answer.status_code in (401, 403):
+        yield Finding(part, "problem", f"{settings.llm_url} refuses the key.", "Correct NIGHTSHIFT_LLM_API_KEY.")
+    elif answer.status_code != 200:
+        yield Finding(
+            part, "warning", f"{settings.llm_url}/models answers {answer.status_code}.",
+            "Is NIGHTSHIFT_LLM_URL the base of an OpenAI-like interface, usually ending with /v1?",
+        )  # fmt: skip
+    elif settings.llm_model not in (names := _models_of(answer)):
+        told = f"It has: {', '.join(names[:10])}." if names else "It names none."
+        yield Finding(
+            part, "warning", f"{settings.llm_url} does not name {settings.llm_model}. {told}",
+            "Correct NIGHTSHIFT_LLM_MODEL.",
+        )  # fmt: skip
+    else:
+        yield Finding(part, "ok", f"{settings.llm_model} at {settings.llm_url}")
+
+
+def _models_of(answer: httpx.Response) -> list[str]:
+    try:
+        return [str(entry["id"]) for entry in answer.json()["data"]]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def api(settings: Settings) -> Iterator[Finding]:

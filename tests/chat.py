@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,11 +39,16 @@ class Chat:
 
 
 @contextmanager
-def served(*answers: str | tuple[int, str], pause: float = 0.0) -> Iterator[Chat]:
+def served(*answers: str | tuple[int, str], pause: float = 0.0, models: Sequence[str] = ("tiny-1",)) -> Iterator[Chat]:
+    """models: that it names."""
     chat = Chat(list(answers), pause)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            chat.keys.append(self.headers.get("Authorization"))
+            self._give(200, json.dumps({"object": "list", "data": [{"id": name} for name in models]}))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
