@@ -23,6 +23,9 @@ from worker.publish import fingerprint
 from worker.scheduler import Scheduler
 
 ENGINE = "sam-audio-base"
+# Seconds of night between two ticks of a scheduler: for bells without an answer, and for what is to be released.
+LOOKED_FOR, RELEASED = 120.0, 300.0
+BY_DAY = 12.0
 RECEIVER = "https://receiver.example/hook"
 
 
@@ -66,7 +69,11 @@ class Broker:
 
     def ring(self, bells: Iterable[Bell]) -> None:
         for bell in bells:
-            self._queues[bell.interactive].append(bell.job_id)
+            queue = self._queues[bell.interactive]
+            # Rung again while its first bell is still there: that costs a claim in vain, so it is done now and then.
+            if bell.job_id in queue and self._world.random.random() < 0.9:
+                continue
+            queue.append(bell.job_id)
             self._world.after(0.05, self._wake)
 
     def take(self) -> str | None:
@@ -207,15 +214,16 @@ class Card(Process):
 
 
 class Ticker(Process):
-    """A scheduler: the real one's chores. It ticks seldom, and within a second after every change of the window: what
-    it does every second in between finds nothing to do."""
+    """A scheduler: the real one's chores. It ticks seldom, by day still less, and within a second after every change of
+    the window: what it does every second in between finds nothing to do."""
 
     def __init__(
-        self, world: World, name: str, settings: Settings, store: Store, broker: Broker, changes: Iterator[datetime]
+        self, world: World, name: str, settings: Settings, store: Store, broker: Broker, windows: Windows
     ) -> None:  # fmt: skip
         super().__init__(world, name)
         self._chores = Scheduler(settings, world.database, store, broker)
-        self._changes = changes
+        self._windows = windows
+        self._changes = changes(windows, world.now)
 
     def begin(self) -> None:
         """What is to happen in every life."""
@@ -223,8 +231,14 @@ class Ticker(Process):
         self._await_change()
 
     def start(self) -> None:
-        self.every(lambda: self.world.random.uniform(50, 70), self._often)
-        self.every(lambda: self.world.random.uniform(240, 360), self._seldom)
+        # Who took a batch's items in died, or this is the first to do it.
+        self.soon(1.0, self._often)
+        self.every(lambda: self._between(LOOKED_FOR), self._often)
+        self.every(lambda: self._between(RELEASED), self._seldom)
+
+    def _between(self, seconds: float) -> float:
+        slower = 1.0 if self._windows.is_open(self.world.now) else BY_DAY
+        return slower * seconds * self.world.random.uniform(0.8, 1.2)
 
     def _await_change(self) -> None:
         change = next(self._changes)
@@ -233,6 +247,7 @@ class Ticker(Process):
             self._await_change()
             if self.alive:
                 self.step(self._seldom)
+                self.step(self._often)
 
         self.world.at(change + timedelta(seconds=self.world.random.random()), turned)
 
@@ -255,7 +270,7 @@ class Postman(Process):
         self.received: Counter[str] = Counter()
 
     def start(self) -> None:
-        self.every(lambda: 120.0, self._deliver)
+        self.every(lambda: 300.0, self._deliver)
 
     def _deliver(self) -> None:
         with self.world.database.write() as tx:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from bench.nights import verdict
-from bench.nights.house import RECEIVER, Broker, Card, Front, Postman, Rates, Ticker, address, body, changes
+from bench.nights.house import LOOKED_FOR, RECEIVER, Broker, Card, Front, Postman, Rates, Ticker, address, body
 from bench.nights.verdict import Figure
 from bench.nights.world import Process, World
 from common.batches import sources
@@ -30,11 +30,11 @@ from common.windows import Windows
 
 WINDOW = "22:00-06:00 Europe/Madrid"
 # Minutes of an episode: lognormal around the middle one, within the bounds.
-MIDDLE, SPREAD, SHORTEST, LONGEST = 35.0, 0.75, 5.0, 180.0
+MIDDLE, SPREAD, SHORTEST, LONGEST = 30.0, 0.65, 5.0, 180.0
 # Of these episodes the feed tells the length, give or take so much.
 TOLD, OFF = 0.7, 0.03
-# Seconds between two looks at what nobody answered; and what a process needs to begin again.
-LOOKED_FOR = 70.0 + Process.RESTART_SECONDS
+# Seconds until somebody looks at what nobody answered, also where he has to begin again.
+LATE = 1.2 * LOOKED_FOR + Process.RESTART_SECONDS
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Plan:
     interactive_per_hour: float = 6.0
     kills_per_hour: float = 2.0
     forecast_after: float = 2.0
-    speed: float = 20.0
+    speed: float = 14.0
     seed: int = 5
     days: int = 21
 
@@ -78,7 +78,7 @@ class Week:
         broker = Broker(self.world)
         self.cards = [Card(self.world, f"card{n}", broker, self.settings, self.rates) for n in range(plan.cards)]
         self.tickers = [
-            Ticker(self.world, f"scheduler{n}", self.settings, self.store, broker, changes(self.windows, self.start))
+            Ticker(self.world, f"scheduler{n}", self.settings, self.store, broker, self.windows)
             for n in range(plan.schedulers)
         ]
         self.postman = Postman(self.world, "deliverer")
@@ -205,7 +205,7 @@ class Week:
             verdict.overlaps(spans),
             verdict.busy(spans, found, self.windows, self.plan.cards),
             verdict.forecast(self.windows, made, told.likely if told else None, range_, self.finished),
-            verdict.prompt(found, self._disturbed(found), self.rates, self.settings.rering_seconds + LOOKED_FOR),
+            verdict.prompt(found, self._disturbed(found), self.rates, self.settings.rering_seconds + LATE),
             messages,
         ]  # fmt: skip
 
