@@ -34,8 +34,8 @@ from common.windows import Windows
 
 resource = Resource("batches", "Batches", "Many jobs at once, run in their window")
 
-# Larger batches are taken in further by the scheduler, after the answer.
-INTAKE_SECONDS = 20.0
+# What takes longer, the scheduler goes on with after the answer.
+ANSWER_SECONDS = 20.0
 _PAGE = 500
 _LINES = "application/x-ndjson"
 
@@ -114,9 +114,9 @@ def start_batch(query: BatchOptions, headers: BatchHeaders, body: BatchRequest |
         return plan_view(planning.plan(intake, caller().id, wanted, stream)), 200
     batch, made = intake.make(caller().id, wanted, body=stream, idempotency_key=headers.idempotency_key)
     if made:
-        batch = intake.run(batch.id, INTAKE_SECONDS) or batch
+        batch = intake.run(batch.id, ANSWER_SECONDS) or batch
         if batch.state is BatchState.CANCELLING:
-            control.cancel_all(service().database, batch.id)
+            control.cancel_all(service().database, batch.id, ANSWER_SECONDS)
         _fill()
     more = {"Location": url_for("batches.get_batch", batch_id=batch.id)}
     if not made:
@@ -250,7 +250,7 @@ def resume_batch(batch_id: str) -> Any:
     scope=Scope.WRITE,
     answers={
         200: Answer("The batch is over", schemas.Batch),
-        202: Answer("Jobs of it are running; their workers stop within seconds", schemas.Batch),
+        202: Answer("Nothing more of it starts; jobs that run stop within seconds", schemas.Batch),
     },
 )
 def cancel_batch(batch_id: str) -> Any:
@@ -258,7 +258,7 @@ def cancel_batch(batch_id: str) -> Any:
     with service().database.write() as tx:
         _find(tx, batch_id)
         batches.cancel(tx, batch_id)
-    control.cancel_all(service().database, batch_id)
+    control.cancel_all(service().database, batch_id, ANSWER_SECONDS)
     _fill()
     answer = _answer(batch_id)
     return answer, 202 if answer.finished_at is None else 200

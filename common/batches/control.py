@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 from common.db.engine import Database
 from common.jobs import batches
 
 
-def cancel_all(database: Database, batch_id: str) -> int:
+def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> int:
     """Cancels what is left of a batch that is being cancelled; how many jobs it was. Those that run end with their
-    workers' word."""
+    workers' word. After `seconds` the rest is left to the scheduler."""
     cancelled = 0
+    ends = time.monotonic() + seconds
     while True:
         with database.write() as tx:
             found = batches.cancel_some(tx, batch_id)
         cancelled += found
-        if not found:
+        if not found or time.monotonic() > ends:
             return cancelled
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# How many jobs ahead of the others a holder's clock may stay, beside those that are under way.
-_AHEAD = 2
+# How far ahead of the others a holder's clock may stay, beside what it has under way: jobs of the lightest holder, for
+# such a one's job, while it lasts, holds back where the others are counted from.
+_AHEAD = 3
 
 
 def starts(
@@ -24,11 +25,11 @@ def starts(
     known = [holder for holder in waiting if holder in passed]
     running = [passed[h] - active[h] / weights.get(h, 1.0) for h in known if active.get(h)]
     since = min(running or [passed[holder] for holder in known], default=0.0)
+    ahead = _AHEAD / min((weights.get(holder, 1.0) for holder in waiting), default=1.0)
     clocks = {}
     for holder in waiting:
-        weight, under_way = weights.get(holder, 1.0), active.get(holder, 0)
-        least, most = since + under_way / weight, since + (under_way + _AHEAD) / weight
-        clocks[holder] = min(max(passed.get(holder, least), least), most)
+        least = since + active.get(holder, 0) / weights.get(holder, 1.0)
+        clocks[holder] = min(max(passed.get(holder, least), least), least + ahead)
     return clocks
 
 

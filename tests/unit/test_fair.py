@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
+import random
 from fractions import Fraction
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.jobs.fair import shares
+from common.jobs.fair import shares, starts
 
 KEYS = ("a", "b", "c", "d", "e")
 counts = st.dictionaries(st.sampled_from(KEYS), st.integers(0, 40))
@@ -71,3 +74,57 @@ def test_a_key_that_waits_alone_gets_all_the_room() -> None:
 def test_what_runs_already_counts() -> None:
     assert shares({"a": 3}, {"a": 10, "b": 10}, {}, 3) == {"b": 3}
     assert shares({"a": 3}, {"a": 10, "b": 10}, {"a": 4.0}, 3) == {"a": 2, "b": 1}
+
+
+def _served(weights: dict[str, float], cards: int, jobs: int, seed: int, absent: str | None = None) -> dict[str, int]:
+    """How many jobs of each are begun where all of them always wait, on so many cards, jobs being 1 to 3 long.
+
+    absent: comes only when half of it is over.
+    """
+    chance = random.Random(seed)
+    passed: dict[str, float] = {}
+    active = dict.fromkeys(weights, 0)
+    begun = dict.fromkeys(weights, 0)
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    for number in range(jobs):
+        here = [key for key in weights if key != absent or number >= jobs // 2]
+        if number == jobs // 2:
+            begun = dict.fromkeys(weights, 0)
+        waiting = dict.fromkeys(here, 1000)
+        granted = shares(active, waiting, weights, 1, passed)
+        passed |= {
+            key: clock + granted.get(key, 0) / weights[key]
+            for key, clock in starts(active, waiting, weights, passed).items()
+        }
+        (key,) = granted
+        begun[key] += 1
+        active[key] += 1
+        heapq.heappush(running, (now + chance.uniform(1, 3), key))
+        if len(running) == cards:
+            now, ended = heapq.heappop(running)
+            active[ended] -= 1
+    return begun
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    weights=st.fixed_dictionaries({key: st.sampled_from((0.5, 1.0, 2.0, 5.0)) for key in KEYS[:4]}),
+    cards=st.sampled_from((1, 3, 4, 12)),
+    seed=st.integers(0, 1000),
+    absent=st.sampled_from((None, *KEYS[:4])),
+)
+def test_in_the_long_run_shares_are_the_weights_however_few_the_cards(
+    weights: dict[str, float], cards: int, seed: int, absent: str | None
+) -> None:
+    begun = _served(weights, cards, 2000, seed, absent)
+    whole = sum(weights.values())
+    for key, weight in weights.items():
+        assert begun[key] / 1000 == pytest.approx(weight / whole, abs=0.02)
+
+
+def test_what_was_had_alone_is_forgiven_and_nothing_is_saved_up() -> None:
+    weights = {"a": 1.0, "b": 1.0}
+    # Whose clock is far behind or ahead, because it was away or alone, is put beside the other.
+    assert shares({}, dict.fromkeys("ab", 9), weights, 9, {"a": 0.0, "b": 900.0}) == {"a": 6, "b": 3}
+    assert shares({"b": 2}, dict.fromkeys("ab", 9), weights, 8, {"a": 0.0, "b": 900.0}) == {"a": 5, "b": 3}
