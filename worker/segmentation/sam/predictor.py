@@ -24,8 +24,8 @@ _log = log.get(__name__)
 KEPT_BYTES = 256 << 20
 """Of embeddings: 64 pictures at the published size."""
 
-AT_ONCE = 64
-"""Prompts that are decoded together, as segment-anything does; fewer where they do not fit."""
+AT_ONCE = {"cuda": 64, "cpu": 16}
+"""Prompts that are decoded together; fewer where they do not fit. On a CPU more gain nothing and cost memory."""
 
 # What decoding one prompt takes beside the weights, about: 64 of them at the published size take 1.5 GB.
 _PROMPT_BYTES = 24 << 20
@@ -67,7 +67,7 @@ class Predictor:
         self._half = half
         self._transform = ResizeLongestSide(network.image_encoder.img_size)
         self._embeddings = Embeddings(KEPT_BYTES)
-        self._at_once = AT_ONCE
+        self._at_once = AT_ONCE.get(device.type, 16)
 
     @property
     def kept_bytes(self) -> int:
