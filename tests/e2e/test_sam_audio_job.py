@@ -1,7 +1,7 @@
 """Jobs for SAM-Audio on the real stack: the API, PostgreSQL, Celery on Redis, two workers and the storage.
 
 The checkpoint is generated: as the published ones in every name, and so small that a CPU hears ten minutes in seconds.
-Its codec works at 8 kHz, with 25 latent frames a second as in the published one.
+Its codec works at 3.2 kHz, with 10 latent frames a second.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SECONDS = 600
 SAMPLES = SECONDS * RATE + 137
 # From here on both channels are the same, a little before the third block begins to listen.
 MONO_FROM = 233
-ENCODED_STEREO, ENCODED = 245, SECONDS + 0.04
+ENCODED_STEREO, ENCODED = 245, SECONDS + 0.1
 
 PROMPTS = [
     {"description": "man speaking", "name": "voice", "spans": [["+", 30.0, 95.5], ["-", 400.0, 460.0]]},
@@ -48,7 +48,7 @@ PROMPTS = [
 def configuration() -> dict[str, Any]:
     config = tiny_config(dim=32, n_heads=1, n_layers=1, context_dim=32)
     config["audio_codec"].update(
-        sample_rate=RATE, encoder_dim=2, latent_dim=8, encoder_rates=[40, 2, 2, 2], decoder_rates=[2, 2, 2, 40]
+        sample_rate=3200, encoder_dim=2, latent_dim=8, encoder_rates=[40, 2, 2, 2], decoder_rates=[2, 2, 2, 40]
     )
     return config
 
@@ -111,7 +111,7 @@ def kill_in_mid_file(stack: Stack, job: Job) -> None:
     def blocks() -> int:
         return (job.refresh().progress or {}).get("block") or 0
 
-    wait_for(lambda: blocks() >= 2 or job.ended, 120, "no block was finished")
+    wait_for(lambda: blocks() >= 2 or job.ended, 300, "no block was finished")
     assert not job.ended, job.error
     worker = next(line["worker"] for line in log_of(job) if line.get("state") == "running")
     victims = processes_of(NIGHTSHIFT_HOME=stack.home, NIGHTSHIFT_WORKER_NAME=worker)
@@ -127,7 +127,7 @@ def log_of(job: Job) -> list[dict[str, Any]]:
 
 def refused(job: Job) -> dict[str, Any]:
     with pytest.raises(JobEnded):
-        job.wait(60)
+        job.wait(200)
     assert job.state == "failed" and job.error is not None
     return job.error
 
@@ -137,7 +137,7 @@ def refused(job: Job) -> dict[str, Any]:
 def test_ten_minutes_of_stereo_for_three_prompts_survive_a_kill(stack: Stack, episode: Path, tmp_path: Path) -> None:
     token = stack.once("nightshift", "key", "create", "--local", "radio").strip()
     with stack.running(*(stack.process(*m) for m in (("api",), ("worker.scheduler",), ("worker", "--cpu", "2")))):
-        wait_for(stack.ready, 90)
+        wait_for(stack.ready, 200)
         with Client(stack.url, token) as client:
             upload = client.upload(episode)
             undisturbed, disturbed = (submit(client, upload, PROMPTS) for _ in range(2))
@@ -162,9 +162,9 @@ def it_was_encoded_once(undisturbed: Job, disturbed: Job) -> None:
     whole, resumed = undisturbed.body["metrics"], disturbed.body["metrics"]
     assert (whole["blocks"], whole["blocks_resumed"], whole["samples"]) == (5, 0, SAMPLES)
     assert whole["encoded_seconds"] == encoded_seconds(0) == pytest.approx(ENCODED_STEREO + ENCODED)
-    # Two blocks of two channels, three of one; five windows in each, and eight evaluations, for three prompts.
+    # Two blocks of two channels, three of one; two windows in each, and eight evaluations, for three prompts.
     assert whole["channels_computed"] == 7
-    assert whole["windows_evaluated"] == 3 * 8 * 7 * 5
+    assert whole["windows_evaluated"] == 3 * 8 * 7 * 2
     finished = resumed["blocks_resumed"]
     assert disturbed.body["attempt"] == 2 and 1 <= finished < 5
     assert resumed["encoded_seconds"] == pytest.approx(encoded_seconds(finished))
