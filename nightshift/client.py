@@ -140,6 +140,7 @@ class Client:
         text: str | None = None,
         *,
         script: Sequence[Mapping[str, Any]] | None = None,
+        source: str | PathLike[str] | Job | None = None,
         voice: str | None = None,
         engine: str | None = None,
         seed: int = 0,
@@ -151,11 +152,13 @@ class Client:
         bitrate_kbps: int | None = None,
         sample_rate: int = 24_000,
         loudness_lufs: float | None = -19.0,
+        output: str | None = None,
         idempotency_key: str | None = None,
         **members: Any,
     ) -> Job:
         """Speaks a text, or a script of several speakers: mappings with text, speaker and voice.
 
+        source: in their place, a file of plain text, as `separate` takes one; of a job its output `text`, or `output`.
         voice: id of one of your voices, or a voice of the engine such as `espeak:de`.  pauses: seconds, by `sentence`,
         `paragraph`, `turn`.  loudness_lufs: None leaves it as it is.  members: priority, batch, metadata, deadline,
         callback_url, as for `separate`.
@@ -177,6 +180,8 @@ class Client:
             "loudness_lufs": loudness_lufs,
         }
         request: dict[str, Any] = {"kind": "tts", "params": params}
+        if source is not None:
+            request["input"] = self.input(source, output or "text")
         if engine is not None:
             request["engine"] = engine
         return self.submit(request | _common(**members), idempotency_key=idempotency_key)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 from common import espeak
 from common.engines import DEFAULTS, REGISTRY, EngineSpec, Kind, featuring
 from common.errors import NightshiftError
-from common.params.base import Params, Request, Strict
+from common.params.base import Input, Params, Request, Strict
 from common.params.separation import AudioOutput
 
 LONGEST_TEXT = 200_000
@@ -116,7 +116,7 @@ class TtsParams(Params):
 
     @model_validator(mode="after")
     def _one(self) -> TtsParams:
-        if (self.text is None) == (self.script is None):
+        if self.text is not None and self.script is not None:
             raise ValueError("give either text or script")
         return self
 
@@ -203,7 +203,16 @@ class TtsRequest(Request):
 
     kind: Literal["tts"] = "tts"
     engine: str = Field(DEFAULTS[Kind.TTS], max_length=64)
-    params: TtsParams
+    input: Input | None = Field(
+        None, description="In place of `params.text`: a file of plain text, UTF-8; another job's `text` for instance"
+    )
+    params: TtsParams = TtsParams()
+
+    @model_validator(mode="after")
+    def _one(self) -> TtsRequest:
+        if [self.input, self.params.text, self.params.script].count(None) != 2:
+            raise ValueError("give either params.text or params.script or input")
+        return self
 
     def voices(self) -> dict[str, str]:
         """The caller's own voices that it names."""

@@ -15,7 +15,6 @@ from typing import cast
 import numpy as np
 
 from common.errors import NightshiftError
-from common.params import TtsParams
 from worker.engine import BlockDone, Event, Metrics, Note, Progress, Voice, Work
 from worker.tts import script as scripts
 from worker.tts.assemble import Assembly, Whole, plan_of
@@ -24,6 +23,7 @@ from worker.tts.results import provenance, results, tags
 from worker.tts.script import Group, Piece
 from worker.tts.synthesizer import FLAWS, Line, Said, Synthesizer, Take
 from worker.tts.takes import Kept, Takes
+from worker.tts.text import written
 
 PIPELINE_VERSION = "1"
 """Part of every engine's version: to be raised when texts are cut, or takes stored, in another way."""
@@ -44,8 +44,9 @@ class SpeechEngine:
     def run(self, work: Work) -> Iterator[Event]:
         """Closing the iterator stops the synthesizer and removes what is not finished.
 
-        Work.params are TtsParams. Raises what the synthesizer raises, `invalid_request` where nothing is left to speak,
-        `unsupported_output`, `too_long`, and `storage_failed` for an earlier piece that is not what it should be.
+        Work.params are TtsParams; the text may be the job's source instead. Raises what `written` and the synthesizer
+        raise, `invalid_request` where nothing is left to speak, `unsupported_output`, `too_long`, and `storage_failed`
+        for an earlier piece that is not what it should be.
         """
         yield from _Run(self, work).events()
 
@@ -63,7 +64,7 @@ class _Run:
         work.check()
         self._started = time.monotonic()
         self._engine, self._synthesizer, self._work = engine, engine.synthesizer, work
-        self._params = params = cast(TtsParams, work.params)
+        self._params = params = written(work)
         synthesizer = self._synthesizer
         plan_of(params)  # What cannot be written is refused before an hour is spoken.
         speakers = cast_of(params, synthesizer)
