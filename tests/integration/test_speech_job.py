@@ -15,7 +15,12 @@ from common import engines
 from common.jobs import finish
 from common.jobs.job import Job
 from common.states import State
+from tests import media
+from tests.api import VOICE, Api
 from tests.house import House, wait_for
+from tests.voices import RATE, passage
+from tests.voices import SENTENCES as SENTENCES_OF_VOICES
+from worker.compose import open_runner
 from worker.media.espeak import available
 
 SENTENCES = " ".join(f"Number {number} is not the last one." for number in range(200))
@@ -130,3 +135,33 @@ def test_a_dialogue_by_csm_also_when_its_worker_dies_and_a_cancel_inside_a_piece
     assert resumed["metrics"]["blocks_resumed"] >= 2 and result["metrics"]["blocks_resumed"] == 0
     (entry,) = [output for output in result["outputs"] if output["role"] == "speech"]
     assert entry["provenance"]["engine"] == "csm-tiny" and entry["provenance"]["voices"] == ["csm:0", "csm:1"]
+
+
+def test_a_job_in_a_caller_s_own_voice(csm_house: House, tmp_path: Path) -> None:
+    """From the recording to the speech: the voice is made through the API, and heard by the model."""
+    if not available():
+        pytest.skip("espeakng-loader is not installed")
+    house = csm_house
+    told = passage(SENTENCES_OF_VOICES[:2])
+    runner = open_runner(house.settings.model_copy(update={"models_on_cpu": True}), lanes=("cpu", "gpu"))
+    runner.start()
+    api = Api(house.settings, house.database, house.store)
+    try:
+        recording = media.write(tmp_path / "me.wav", told.samples[None], RATE)
+        body = {**VOICE, "input": {"upload": api.me.upload(recording.read_bytes())}, "transcript": told.text}
+        made = api.me.post("/v1/voices", json=body).json
+        assert runner.run()
+        params = {"text": "Hello. " * 3, "voice": made["id"], "temperature": 2, "output": {"format": "flac"}}
+        answer = api.me.post("/v1/jobs", json={"kind": "tts", "engine": "csm-tiny", "params": params})
+        assert answer.status_code == 202, answer.text
+        assert runner.run()
+        samples, result = speech_of(house, answer.json["id"])
+        engine = runner.card.acquire(engines.REGISTRY["csm-tiny"])
+        (heard,) = engine.synthesizer._heard.values()  # type: ignore[attr-defined]
+    finally:
+        runner.close()
+    assert samples.size and np.abs(samples).max() > 0.01
+    (entry,) = [output for output in result["outputs"] if output["role"] == "speech"]
+    assert entry["cloned"] is True and entry["provenance"]["voices"] == [made["id"]]
+    excerpt = api.me.get(f"/v1/voices/{made['id']}").json["excerpt"]
+    assert len(heard) == pytest.approx(12.5 * (excerpt["end"] - excerpt["start"]), abs=1), "its excerpt, frame by frame"
