@@ -27,6 +27,7 @@ BENCHMARKS = {
     "recovery": "how soon a killed worker's job runs again",
     "memory": "the worker's memory for a long file",
     "decoding": "the sandbox, and channels that are equal",
+    "segmentation": "masks of Segment Anything, against its own package",
     "sam-audio": "long files, prompts and tiers of SAM-Audio, against the published procedure",
     "sam-audio-gpu": "SAM-Audio at its real size on a card; only when named",
 }

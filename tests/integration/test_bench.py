@@ -36,6 +36,7 @@ FIGURES = {
     "recovery": {"recovery", "recovery-max"},
     "memory": {"memory", "memory-decoder", "memory-limit"},
     "decoding": {"decode-flac", "decode-mp3", "channels"},
+    "segmentation": {"segmentation-memory", "segmentation-once", "segmentation-kept", "segmentation-batch"},
     "sam-audio": {
         "speed-0.5s", "memory-0.5s", "speed-1s", "memory-1s", "plain-needs-2s", "memory-flat", "memory-flat-narrow",
         "sampler-2s", "sampler-memory-2s", "sampler-bf16-2s", "two-prompts", "equal-channels", *ERRORS,
