@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from common.engines import Weights
+from common.engines import REGISTRY, Weights
 from common.errors import NightshiftError
 from tests.servers.hub import Hub, hub
 
 pytest.importorskip("huggingface_hub")
 
+from worker.card import load
+from worker.engine import Host
 from worker.separation.sam_audio.hub import locate
 
 __all__ = ["hub"]
@@ -66,6 +68,17 @@ def test_a_gated_refusal_names_the_licence_page(tmp_path: Path, hub: Hub, token:
     assert says in refused.value.detail
     assert "https://licence.example/page" in refused.value.hint and "NIGHTSHIFT_HF_TOKEN" in refused.value.hint
     assert token is None or token not in f"{refused.value.detail}{refused.value.hint}"
+
+
+def test_without_a_token_nobody_is_asked_and_the_way_to_one_is_told(tmp_path: Path, hub: Hub) -> None:
+    spec = REGISTRY["sam-audio-base"]
+    with pytest.raises(NightshiftError) as missing:
+        load(spec, Host("cpu", tmp_path, models_on_cpu=True))
+    assert missing.value.code == "engine_not_ready" and not missing.value.retryable
+    assert "gated" in missing.value.detail and str(tmp_path / "sam-audio-base") in missing.value.detail
+    assert "https://huggingface.co/facebook/sam-audio-base" in missing.value.hint
+    assert "NIGHTSHIFT_HF_TOKEN" in missing.value.hint
+    assert spec.missing(tmp_path, token=True) is None and not hub.asked
 
 
 def test_a_repository_that_does_not_exist_is_missing(tmp_path: Path, hub: Hub) -> None:
