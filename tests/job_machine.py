@@ -20,16 +20,19 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import delete, event
+from sqlalchemy import delete, event, select
 
 from common.db import keys, processes
 from common.db.engine import Database, SimulatedClock
+from common.db.tables import batches as batch_rows
 from common.db.tables import metadata
 from common.errors import NightshiftError
-from common.jobs import finish, queueing, running, submit, sweep
+from common.jobs import batches, finish, queueing, running, submit, sweep
+from common.jobs.batch import Batch, OnError
+from common.jobs.batches import Entry, NewBatch
 from common.jobs.job import Job, Lease, LeaseLost
 from common.states import ACTIVE, TABLE, TERMINAL, Reason, State, Transition, Verb
-from tests.jobs import ERROR, LEASE, QUOTA, Snapshot, request, result, snapshot
+from tests.jobs import ERROR, LEASE, QUOTA, RECEIVER, Snapshot, request, result, snapshot
 
 DAWN = datetime(2030, 1, 1, tzinfo=UTC)
 RETENTION = 2000.0
@@ -66,6 +69,7 @@ class Machine(RuleBasedStateMachine):
         self.messages: dict[str, list[str]] = {}
         self.needs: dict[str, set[str]] = {}
         self.first_with: dict[tuple[str, str], str] = {}
+        self.batches: dict[str, Batch] = {}
         self.seen = self._look()
 
     # --- One call, and what it may have changed -----------------------------------------------------------------------
@@ -85,6 +89,7 @@ class Machine(RuleBasedStateMachine):
             return answer
         self._check_changes(before, after, verbs, only)
         self._check_everything(after)
+        self._check_batches(after)
         return answer
 
     def _look(self) -> Snapshot:
@@ -120,6 +125,8 @@ class Machine(RuleBasedStateMachine):
         if target == State.QUEUED:
             assert self.needs.get(job_id, set()) <= self.succeeded, "released before its upstreams succeeded"
             assert old["run_at"] <= self.clock.now
+        if target in (State.QUEUED, State.RUNNING) and old["batch_id"] is not None:
+            assert self.batches[old["batch_id"]].open_until is not None, "a job of a closed batch went on"
         if old["state"] == State.RUNNING and job_id in self.to_stop:
             assert target in (State.CANCELLED, State.FAILED), "a job that was asked to stop went on"
         if target == State.SUCCEEDED:
@@ -143,6 +150,19 @@ class Machine(RuleBasedStateMachine):
                 assert row["state"] == State.WAITING
                 assert now.jobs[row["upstream"]]["state"] in ACTIVE, "it waits for what will never come"
             assert not row["cancel_requested"] or row["state"] in {State.RUNNING, *TERMINAL}
+
+    def _check_batches(self, now: Snapshot) -> None:
+        """Their counts are those of their jobs, and they are over when these are."""
+        with self.database.read() as tx:
+            found = [Batch.from_row(row) for row in tx.execute(select(batch_rows))]
+        self.batches |= {batch.id: batch for batch in found}
+        for batch in found:
+            own = [row for row in now.jobs.values() if row["batch_id"] == batch.id]
+            if len(own) < batch.total:
+                continue  # some were deleted, and stay counted
+            for state in TERMINAL:
+                assert batch.count(state) == sum(row["state"] == state for row in own)
+            assert batch.over == (batch.state not in ("preparing",) and batch.ended == batch.total)
 
     def _some(self, number: int, states: set[State] | frozenset[State] = frozenset(State)) -> str | None:
         ids = sorted(job_id for job_id, row in self.seen.jobs.items() if row["state"] in states)
@@ -229,6 +249,54 @@ class Machine(RuleBasedStateMachine):
         self._submit(0, None, 0, priority, None, 1 if late else None, True)
         self._release()
         self._claim(worker, None)
+
+    # --- Batches ------------------------------------------------------------------------------------------------------
+
+    @rule(key=st.integers(0, 1), count=st.integers(0, 3), stop=st.booleans(), callback=st.booleans())
+    def batch(self, key: int, count: int, stop: bool, callback: bool) -> None:
+        more = {"on_error": OnError.STOP if stop else OnError.SKIP}
+        new = NewBatch("nightly", {}, {}, "digest", callback={"url": RECEIVER} if callback else None, **more)
+        made, _ = self._do(set(), lambda tx: batches.create(tx, self.key_ids[key], new))
+        asked = request(priority="batch", callback=None)
+        entries = [Entry(number, asked) for number in range(1, count + 1)]
+        if entries:
+            made = self._do(
+                {Verb.SUBMIT},
+                lambda tx: batches.take_in(tx, made, entries, default_quota=QUOTA, lease_seconds=LEASE),
+            )
+        self._do(set(), lambda tx: batches.activate(tx, made))
+
+    def _batch(self, number: int) -> str | None:
+        ids = sorted(self.batches)
+        return ids[number % len(ids)] if ids else None
+
+    @rule(number=any_number, verb=st.sampled_from((batches.pause, batches.resume, batches.cancel)))
+    def steer(self, number: int, verb: Callable[..., Batch]) -> None:
+        if (batch_id := self._batch(number)) is not None:
+            answer = self._do({Verb.RECALL}, lambda tx: verb(tx, batch_id))
+            assert not isinstance(answer, NightshiftError) or answer.code in {"state_conflict", "not_found"}
+
+    @rule(number=any_number, limit=st.integers(1, 3))
+    def cancel_some(self, number: int, limit: int) -> None:
+        if (batch_id := self._batch(number)) is not None:
+            self._do({Verb.CANCEL, *ENDED}, lambda tx: batches.cancel_some(tx, batch_id, limit))
+            self.to_stop |= {
+                job_id
+                for job_id, row in self.seen.jobs.items()
+                if row["state"] == State.RUNNING and row["cancel_requested"]
+            }
+
+    @rule(number=any_number, limit=st.integers(1, 3))
+    def retry_some(self, number: int, limit: int) -> None:
+        if (batch_id := self._batch(number)) is not None:
+            self._do({Verb.RESUBMIT}, lambda tx: batches.retry_some(tx, batch_id, default_quota=QUOTA, limit=limit))
+
+    @rule()
+    def recall(self) -> None:
+        self._do({Verb.RECALL}, queueing.recall)
+        for row in self.seen.jobs.values():
+            if row["state"] == State.QUEUED and row["batch_id"] is not None:
+                assert self.batches[row["batch_id"]].open_until is not None
 
     # --- Workers ------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from hypothesis import Phase
 from sqlalchemy.exc import IntegrityError
 
 from common.db.engine import Database
-from common.jobs import finish, queueing, running, submit, sweep
+from common.jobs import batches, finish, queueing, running, submit, sweep, tally
 from tests.job_machine import walk
 
 
@@ -35,7 +35,9 @@ def _mutant(module: ModuleType, function: str, *changes: tuple[str, str]) -> Ite
         source = source.replace(old, new)
     made: dict[str, Any] = {}
     exec(compile(source, f"<mutant of {function}>", "exec"), module.__dict__, made)
-    places = [m for m in (finish, queueing, running, submit, sweep) if getattr(m, function, None) is original]
+    places = [
+        m for m in (batches, finish, queueing, running, submit, sweep, tally) if getattr(m, function, None) is original
+    ]
     for place in places:
         setattr(place, function, made[function])
     try:
@@ -149,6 +151,18 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "an idempotency key forgotten at once": Mutant(
         submit, "_earlier", (("jobs.c.idempotency_key == idempotency_key", "jobs.c.id == ''"),), "submit"
+    ),
+    "release from a batch that is closed": Mutant(
+        queueing, "_waiting", ((".where(gate.is_open(tx))", ""),), "batch steer release"
+    ),
+    "an end that its batch does not count": Mutant(
+        finish, "ended", (("tally.ended(tx, over)", "pass"),), "batch cancel"
+    ),
+    "a retry that its batch does not count": Mutant(
+        submit, "resubmit", (("tally.again(tx, [old])", "pass"),), "batch cancel resubmit"
+    ),
+    "a batch that ends before its jobs": Mutant(
+        tally, "settle", ((", batches.c.total == _ENDED", ""),), "batch cancel"
     ),
 }  # fmt: skip
 
