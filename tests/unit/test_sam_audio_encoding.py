@@ -7,12 +7,15 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from tests.sam_audio import relative, tiny, tiny_folder, torch
+from tests.sam_audio import Fixed, relative, tiny, tiny_folder, torch
 from worker.separation.plan import Grid
 from worker.separation.resample import convert
 from worker.separation.sam_audio.encoding import Encoder, Reach
 from worker.separation.sam_audio.fitting import Fitting
+from worker.separation.sam_audio.longform import LongForm
 from worker.separation.sam_audio.model import SamAudio
+from worker.separation.sam_audio.separator import SamAudioSeparator
+from worker.separation.sam_audio.windows import plan
 from worker.separation.separator import BlockAudio
 from worker.separation.stream import cut
 
@@ -150,3 +153,14 @@ def test_the_count_is_of_what_was_asked_for_even_where_memory_runs_out(
     one = encoder(tiny)
     assert relative(one.encode(block, [0, 1], lambda: None), expected) < 1e-5
     assert one.seconds == pytest.approx(2 * 6)
+
+
+def test_what_a_block_of_the_engine_samples_is_five_whole_windows(tiny: SamAudio) -> None:
+    """Nothing is evaluated twice but what neighbouring windows have in common."""
+    one = SamAudioSeparator("tiny", "1", LongForm(tiny, Fixed(1)))
+    grid = Grid.of_seconds(100, one.block_seconds, *one.context_seconds, one.overlap_seconds)
+    window = grid.window(1)
+    block = BlockAudio(1, np.zeros((1, window.stop - window.start), np.float32), 100, window.start, window.keep)
+    first, last = Reach(5, 4, one.overlap_seconds).sampled(block)
+    assert (window.start / 100 + first, window.start / 100 + last) == (115, 245)
+    assert plan(25 * (last - first), 750, 125).starts == (0, 625, 1250, 1875, 2500)
