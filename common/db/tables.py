@@ -495,7 +495,10 @@ voices = Table(
     CheckConstraint("state IN ('draft', 'ready')", name="state_known"),
     CheckConstraint("state <> 'ready' OR (transcript IS NOT NULL AND excerpt IS NOT NULL)", name="ready_is_whole"),
     CheckConstraint("(recording IS NULL) = (excerpt IS NULL)", name="prepared_is_whole"),
-    CheckConstraint("(excerpt IS NULL) = (excerpt_start IS NULL OR excerpt_end IS NULL)", name="excerpt_has_place"),
+    CheckConstraint(
+        "(excerpt IS NULL) = (excerpt_start IS NULL) AND (excerpt IS NULL) = (excerpt_end IS NULL)",
+        name="excerpt_has_place",
+    ),
     CheckConstraint("excerpt_end IS NULL OR excerpt_end > excerpt_start", name="excerpt_not_empty"),
     Index("ix_voices_key", "key_id", text("id DESC")),
 )

@@ -325,7 +325,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("state IN ('draft', 'ready')", name=op.f("ck_voices_state_known")),
         sa.CheckConstraint(
-            "(excerpt IS NULL) = (excerpt_start IS NULL OR excerpt_end IS NULL)",
+            "(excerpt IS NULL) = (excerpt_start IS NULL) AND (excerpt IS NULL) = (excerpt_end IS NULL)",
             name=op.f("ck_voices_excerpt_has_place"),
         ),
         sa.CheckConstraint("(recording IS NULL) = (excerpt IS NULL)", name=op.f("ck_voices_prepared_is_whole")),

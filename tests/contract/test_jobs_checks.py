@@ -11,11 +11,12 @@ from sqlalchemy.exc import IntegrityError
 
 from common.cron import Cron, Missed
 from common.db import presets as preset_rows
-from common.db import processes, uploads
+from common.db import processes, uploads, voices
 from common.db.engine import Database
 from common.db.tables import batches, callbacks, jobs, keys, metadata, presets, schedule_ticks, schedules
 from common.db.tables import processes as process_rows
 from common.db.tables import uploads as upload_rows
+from common.db.tables import voices as voice_rows
 from common.jobs import callbacks as outbox
 from common.jobs import schedules as schedule_verbs
 from common.jobs.batches import NewBatch
@@ -62,6 +63,8 @@ JOBS: dict[str, list[tuple[State, Values, Values]]] = {
     "running_has_attempt": [(State.RUNNING, {"attempt": 0}, {"attempt": 7})],
 }
 
+_VOICE: Values = {"recording": "r", "excerpt": "e", "excerpt_start": 1.0, "excerpt_end": 9.0}
+
 OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
     (keys, "weight_positive"): [({"weight": 0.0}, {"weight": 0.01}), ({"weight": -1.0}, {"weight": 9.0})],
     (presets, "version_positive"): [({"version": 0}, {"version": 7})],
@@ -90,6 +93,19 @@ OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
         ({"state": "delivered"}, {"state": "delivered", "next_at": None}),
     ],
     (upload_rows, "state_known"): [({"state": "lost"}, {"state": "ready"})],
+    (voice_rows, "state_known"): [({"state": "lost"}, {"name": "Eve"})],
+    (voice_rows, "ready_is_whole"): [
+        ({"state": "ready"}, {**_VOICE, "state": "ready", "transcript": "Words."}),
+        ({**_VOICE, "state": "ready"}, _VOICE),
+        ({"state": "ready", "transcript": "Words."}, {"transcript": "Words."}),
+    ],
+    (voice_rows, "prepared_is_whole"): [({"recording": "r"}, _VOICE), ({**_VOICE, "recording": None}, _VOICE)],
+    (voice_rows, "excerpt_has_place"): [
+        ({"excerpt_start": 1.0}, _VOICE),
+        ({**_VOICE, "excerpt_end": None}, _VOICE),
+        ({**_VOICE, "excerpt_start": None}, _VOICE),
+    ],
+    (voice_rows, "excerpt_not_empty"): [({**_VOICE, "excerpt_end": 1.0}, {**_VOICE, "excerpt_end": 1.1})],
     (process_rows, "role_known"): [({"role": "idler"}, {"role": "deliverer"})],
     (process_rows, "control_known"): [({"control": "stop"}, {"control": "drain"})],
 }
@@ -130,6 +146,7 @@ def test_others(database: Database, table: Table, short: str) -> None:
         preset_rows.put(tx, key_id, "quick", "", {})
         made = schedule_verbs.create(tx, key_id, "nightly", Cron("0 1 * * *", "UTC"), Missed.ONCE, {})
         schedule_verbs.run_now(tx, made.id, lambda _: NewBatch("nightly", {}, {}, "digest"))
+        voices.create(tx, "voi_1", key_id, name="Ada", consent={}, job_id="job_1", transcription_id=None)
         uploads.create(
             tx, uploads.new_id(), key_id, "uploads/k/u", filename="a", content_type="audio/wav", size=1, sha256=None,
             ready=False,
