@@ -60,6 +60,10 @@ JOBS: dict[str, list[tuple[State, Values, Values]]] = {
         (State.RUNNING, {"upstream": "job_x"}, {"upstream": None}),
     ],
     "item_of_a_batch": [(State.WAITING, {"batch_item": 1}, {"batch_item": None})],
+    "speed_positive": [
+        (State.SUCCEEDED, {"length": 0.0, "work_seconds": 1.0}, {"length": 9.0, "work_seconds": 1.0}),
+        (State.SUCCEEDED, {"length": 9.0, "work_seconds": 0.0}, {"length": 9.0, "work_seconds": None}),
+    ],
     "running_has_attempt": [(State.RUNNING, {"attempt": 0}, {"attempt": 7})],
 }
 
