@@ -143,6 +143,8 @@ def test_caps_grow_with_the_text_and_stay_below_thirty_seconds() -> None:
     caps = [frames_of("x" * length)[0] for length in range(1, 250)]
     assert caps == sorted(caps) and caps[-1] == 375 and caps[0] >= 25
     assert all(least < cap / 2 for cap, least in (frames_of("x" * n) for n in range(1, 250)))
+    assert frames_of("1,234,567")[0] > 12.5 * 5, "one million two hundred and thirty-four thousand …"
+    assert frames_of("今天天气不错，我们去公园散步吧。")[0] > 12.5 * 5
     usual = 12.5 * 220 / 15
     cap, least = frames_of("x" * 220)
     assert least < usual < cap

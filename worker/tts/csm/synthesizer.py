@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -194,8 +195,16 @@ class CsmSynthesizer:
 
 def frames_of(text: str) -> tuple[int, int]:
     """Frames that a text may take at most, and that it takes at least."""
-    cap = math.ceil(_FRAMES_PER_SECOND * (_LEAD_SECONDS + len(text) / _SLOWEST))
-    return min(cap, _MOST_FRAMES), max(_LEAST_FRAMES, math.floor(_FRAMES_PER_SECOND * len(text) / _FASTEST))
+    letters = sum(_letters(character) for character in text)
+    cap = math.ceil(_FRAMES_PER_SECOND * (_LEAD_SECONDS + letters / _SLOWEST))
+    return min(cap, _MOST_FRAMES), max(_LEAST_FRAMES, math.floor(_FRAMES_PER_SECOND * letters / _FASTEST))
+
+
+def _letters(character: str) -> int:
+    """As how many letters a character is read: a digit is a word, a Chinese character a syllable."""
+    if character.isdigit():
+        return 4
+    return 3 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _flaw(codes: Codes, row: _Row) -> str | None:
