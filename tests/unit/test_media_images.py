@@ -241,6 +241,11 @@ def test_a_picture_at_the_limit_is_read(tmp_path: Path) -> None:
     assert refusal(path, Limits(pixels=HEIGHT * WIDTH - 1)).code == "too_many_pixels"
 
 
+def test_an_image_gets_no_hours_of_processor_time() -> None:
+    assert child.cpu_seconds("image", Limits(pixels=100_000_000)) == 80
+    assert child.cpu_seconds("audio", Limits(duration_seconds=3600.0)) == 240
+
+
 def test_hints_speak_of_images() -> None:
     assert child.IMAGE_HINTS.keys() <= {"unsupported_media", "corrupt_media", "too_many_pixels", "image_too_small",
                                         "decoder_crashed"}  # fmt: skip

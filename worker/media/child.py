@@ -18,6 +18,8 @@ from worker.media import wire
 # Decoding costs about 2 ms of processor time a second of audio; anything near this is an attack.
 _CPU_SECONDS_FIXED = 60
 _CPU_SECONDS_PER_SECOND = 0.05
+# An image costs some 0.05 s a megapixel.
+_CPU_SECONDS_PER_MEGAPIXEL = 0.5
 _PIPE_BYTES = 1 << 20
 
 HINTS = {
@@ -39,6 +41,13 @@ IMAGE_HINTS = {
 }
 
 
+def cpu_seconds(media: str, limits: Limits) -> int:
+    """What a child may use of the processor: far more than any real input needs, and not for ever."""
+    if media == "image":
+        return int(_CPU_SECONDS_FIXED / 2 + limits.pixels / 1e6 * _CPU_SECONDS_PER_MEGAPIXEL)
+    return int(_CPU_SECONDS_FIXED + limits.duration_seconds * _CPU_SECONDS_PER_SECOND)
+
+
 class Child:
     """A sandbox working on one file; a context manager."""
 
@@ -48,9 +57,9 @@ class Child:
             raise NightshiftError("input_missing", "The input file is not there.")
         if path.stat().st_size == 0:
             raise NightshiftError("empty_input", "The input has 0 bytes.", hint="Send a file with content.")
-        cpu = _CPU_SECONDS_FIXED + limits.duration_seconds * _CPU_SECONDS_PER_SECOND
-        given = json.dumps({"channels": limits.channels, "pixels": limits.pixels, "cpu_seconds": int(cpu)})
         self._media = "image" if mode == "picture" else "audio"
+        cpu = cpu_seconds(self._media, limits)
+        given = json.dumps({"channels": limits.channels, "pixels": limits.pixels, "cpu_seconds": cpu})
         module = "worker.media.image_sandbox" if mode == "picture" else "worker.media.sandbox"
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-m", module, mode, str(path.resolve()), given],
