@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 from common import engines
 from common.engines import EngineSpec, Kind, Lane
 from common.states import State
-from tests import media, whisper
+from tests import chat, csm, media, whisper
 from tests.api import VOICE, Api
 from tests.house import House
 from tests.voices import RATE, SENTENCES, Passage, passage
@@ -125,6 +125,55 @@ def test_a_long_recording_with_its_transcript_becomes_a_voice_that_jobs_hear(
     api.me.delete(f"/v1/jobs/{made['job']}")
     assert api.me.get(f"/v1/voices/{made['id']}").json["state"] == "ready"
     assert len(house.files(f"voices/{api.me.key.id}/{made['id']}/")) == 2
+
+
+def test_a_conversation_in_a_recorded_voice_goes_on_in_its_manner(
+    tmp_path: Path, sqlite_url: str, told: Passage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A voice and two turns, all through the API, with a model that clones: it hears the voice and its last answer."""
+    csm.write(tmp_path / "models")
+    with chat.served("Yes.", "No.") as server:
+        house = House(
+            tmp_path / "home", sqlite_url, models_dir=tmp_path / "models", llm_url=server.url, llm_model="tiny",
+            models_on_cpu=True, extra_engines=("tests.csm:TINY",),
+        )  # fmt: skip
+        monkeypatch.setitem(engines.REGISTRY, csm.NAME, engines.REGISTRY[csm.NAME])
+        runner = open_runner(house.settings, lanes=("cpu", "gpu"))
+        runner.start()
+        try:
+            api = Api(house.settings, house.database, house.store)
+            short = Passage(told.samples[: round(told.spoken[1][1] * RATE)], told.spoken[:2])
+            voice = voice_of(api, tmp_path, short)["id"]
+            assert runner.run()
+            heard: list[list[str]] = []
+            engine = runner.card.acquire(engines.lookup(csm.NAME))
+            synthesizer = engine.synthesizer  # type: ignore[attr-defined]
+            row = synthesizer._row
+
+            def listening(line: Any, text: str) -> Any:
+                heard.append([line.reference.text, *(said.text for said in line.context), text])
+                return row(line, text)
+
+            monkeypatch.setattr(synthesizer, "_row", listening)
+            turns: list[str] = []
+            for question in ("Does it rain?", "Does it snow?"):
+                speech = {"engine": csm.NAME, "voice": voice}
+                body = {"kind": "conversation", "params": {"text": question, "speech": speech}}
+                if turns:
+                    body["previous"] = {"job": turns[-1]}
+                answer = api.me.post("/v1/jobs", json=body)
+                assert answer.status_code == 202, answer.text
+                turns.append(answer.json["id"])
+                assert answer.json["queue"]["lane"] == "gpu"
+                assert runner.run()
+                job = house.job(turns[-1])
+                assert job.state is State.SUCCEEDED, job.error
+                speech_of = next(output for output in job.result["outputs"] if output["name"] == "speech")
+                assert speech_of["cloned"] and speech_of["provenance"]["voices"] == [voice]
+        finally:
+            runner.close()
+    assert heard[0] == [short.text, "Yes."]
+    assert heard[-1] == [short.text, "Yes.", "No."]
 
 
 def test_a_job_whose_voice_was_deleted_says_so(
