@@ -46,9 +46,9 @@ def segment(
     download: Annotated[Path | None, typer.Option(help="Wait, and save the results in this folder.")] = None,
     as_json: jobs.AsJson = False,
 ) -> None:
-    """Find masks in images, by boxes and points or of all that is there. Prints the job's id.
+    """Find masks of what lies in images. Prints the job's id.
 
-    Points without a box say together what is one thing; with one box they refine it.
+    By boxes and points, or of all that is there. Points without a box say together what is one thing; with one box they refine it.
     """
     prompts = _prompts(box or [], point or [], not_point or [], multimask)
     if auto == bool(prompts):

@@ -77,7 +77,10 @@ def converse(
     download: Download = None,
     as_json: jobs.AsJson = False,
 ) -> None:
-    """Ask a language model and have the answer spoken. Prints the job's id, or the answer where it waits for it."""
+    """Ask a question, and hear the answer. Prints the job's id, or the answer where it waits for it.
+
+    A language model answers it; the answer is spoken.
+    """
     if (question is None) == (recording is None):
         raise typer.BadParameter("give a question, or else --recording")
     with exits.told(as_json), Client() as client, show.bars() as bars:

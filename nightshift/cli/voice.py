@@ -37,7 +37,7 @@ def add(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is prepared.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a voice of a recording, with the consent of who speaks there. Prints its id."""
+    """Make a voice of a recording. Prints its id."""
     with exits.told(as_json), Client() as client:
         consent = {
             "given_by": given_by,
@@ -80,7 +80,10 @@ def confirm(
     listen: Annotated[Path | None, typer.Option(help="Only save the excerpt here, to listen to it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Confirm or correct what is said in a voice's excerpt, so that it is ready."""
+    """Say what is heard in a voice's excerpt.
+
+    Its words are confirmed or corrected, and the voice is ready.
+    """
     with exits.told(as_json), Client() as client:
         voice = client.voice(voice_id)
         if listen is not None:
