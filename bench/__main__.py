@@ -27,13 +27,15 @@ BENCHMARKS = {
     "recovery": "how soon a killed worker's job runs again",
     "memory": "the worker's memory for a long file",
     "decoding": "the sandbox, and channels that are equal",
+    "speech": "CSM's loop against the library's own, and a chapter by espeak",
     "segmentation": "masks of Segment Anything, against its own package",
     "sam-audio": "long files, prompts and tiers of SAM-Audio, against the published procedure",
     "sam-audio-gpu": "SAM-Audio at its real size on a card; only when named",
+    "speech-gpu": "CSM at its real size on a card; only when named",
 }
 
 
-ONLY_WHEN_NAMED = frozenset({"sam-audio-gpu"})
+ONLY_WHEN_NAMED = frozenset({"sam-audio-gpu", "speech-gpu"})
 """What needs a machine of its own kind."""
 
 
