@@ -12,6 +12,7 @@ from ulid import ULID
 
 from api import (
     batches,
+    bulk,
     callbacks,
     documents,
     engines,
@@ -43,6 +44,7 @@ RESOURCES = (
     jobs.resource,
     events.resource,
     results.resource,
+    bulk.resource,
     batches.resource,
     schedules.resource,
     presets.resource,

@@ -11,6 +11,7 @@ from common.cron import Missed
 from common.db.keys import Scope
 from common.engines import Kind, Lane
 from common.jobs.batch import BatchReason, BatchState, OnError
+from common.jobs.bulk import Action
 from common.jobs.schedules import Outcome
 from common.states import Reason, State
 
@@ -522,3 +523,16 @@ class ScheduleTick(Model):
 
 class TickList(Model):
     items: list[ScheduleTick]
+
+
+class Bulk(Model):
+    """What an action on many jobs did. done: a running job that is told to stop counts.  refused: jobs that could not
+    be retried, because what they wait for is not there."""
+
+    action: Action
+    dry_run: bool = False
+    matched: int = Field(description="Jobs that the filter means and the action fits, counted up to 100,000")
+    done: int = 0
+    refused: int = 0
+    left: bool = Field(description="Whether there is more to do")
+    sample: list[str] = Field(description="Ids of the newest of them")

@@ -334,6 +334,17 @@ class Client:
             if cursor is None:
                 return
 
+    def act(self, action: str, which: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Cancels, retries or deletes all jobs that a filter means: state, kind, engine, batch, created_after,
+        created_before. Gives how many were matched, done and refused."""
+        body = {"action": action, "filter": dict(which), "dry_run": dry_run}
+        done = refused = 0
+        while True:
+            answer = dict(self.transport.call("POST", "/v1/jobs/bulk", body=body, timeout=120.0))
+            done, refused = done + answer["done"], refused + answer["refused"]
+            if dry_run or not answer["left"]:
+                return {**answer, "done": done, "refused": refused}
+
     def engines(self) -> list[dict[str, Any]]:
         """The engines: what each does, and whether it is ready."""
         return list(self.transport.call("GET", "/v1/engines")["items"])

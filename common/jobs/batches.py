@@ -22,8 +22,8 @@ from common.errors import NightshiftError
 from common.jobs import events, finish, gate, queueing, submit, tally, upstreams
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError, Reject
 from common.jobs.job import Job
-from common.params import Request, sources_of
-from common.states import Reason, State, Verb, sources
+from common.params import Request
+from common.states import Reason, State
 
 CHUNK = 500
 MAX_INTAKE_FAILURES = 5
@@ -443,23 +443,7 @@ def cancel_some(tx: Tx, batch_id: str, limit: int = CHUNK) -> int:
         )
         .values(cancel_requested=True, updated_at=tx.now())
     )  # fmt: skip
-    return len(_cancel(tx, _some(tx, batch_id, (State.QUEUED, State.WAITING), limit)))
-
-
-def _cancel(tx: Tx, ids: list[str]) -> list[Job]:
-    if not ids:
-        return []
-    rows = tx.execute(
-        update(jobs)
-        .where(jobs.c.id.in_(ids), jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
-        .values(
-            state=State.CANCELLED, reason=Reason.BY_CALLER, upstream=None, finished_at=tx.now(), updated_at=tx.now()
-        )
-        .returning(jobs)
-    )
-    cancelled = [Job.from_row(row) for row in rows]
-    finish.ended(tx, *cancelled)
-    return cancelled
+    return len(finish.cancel_many(tx, _some(tx, batch_id, (State.QUEUED, State.WAITING), limit)))
 
 
 def _some(tx: Tx, batch_id: str, states: Sequence[State], limit: int, after: int = 0) -> list[str]:
@@ -524,18 +508,7 @@ def retry_some(
     before = [Job.from_row(found) for found in tx.execute(query)]
     if not before:
         return Retried(0, 0, None)
-    _, left = submit.quota_left(tx, batch.key_id, default_quota, len(before))
-    if left < len(before):
-        raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
-    linked = [job for job in before if any(source.job for source in sources_of(job.request).values())]
-    refused = 0
-    for job in linked:
-        try:
-            submit.resubmit(tx, job.id, default_quota=default_quota)
-        except NightshiftError:
-            refused += 1
-    plain = [job for job in before if job not in linked]
-    submit.resubmit_many(tx, plain)
+    refused = submit.resubmit_many(tx, batch.key_id, before, default_quota=default_quota)
     last = before[-1].batch_item if len(before) == limit else None
     return Retried(len(before) - refused, refused, last)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
@@ -154,6 +154,23 @@ def cancel(tx: Tx, job_id: str) -> Job | None:
         .values(cancel_requested=True, updated_at=tx.now())
     )
     return Job.from_row(tx.execute(select(jobs).where(jobs.c.id == job_id)).one())
+
+
+def cancel_many(tx: Tx, job_ids: Collection[str]) -> list[Job]:
+    """waiting, queued -> cancelled: those of the jobs that are, their rows locked; the others stay as they are."""
+    if not job_ids:
+        return []
+    rows = tx.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(job_ids), jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
+        .values(
+            state=State.CANCELLED, reason=Reason.BY_CALLER, upstream=None, finished_at=tx.now(), updated_at=tx.now()
+        )
+        .returning(jobs)
+    )
+    gone = [Job.from_row(row) for row in rows]
+    ended(tx, *gone)
+    return gone
 
 
 def expire(tx: Tx, limit: int = 100) -> list[Job]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, func, literal, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, and_, func, literal, literal_column, or_, select, tuple_
 
 from common.db.engine import Tx
 from common.db.tables import among, jobs
@@ -36,26 +36,32 @@ class Filter:
     created_before: datetime | None = None
 
 
-def page(tx: Tx, key_id: str, which: Filter, *, before: str | None, limit: int) -> list[Job]:
-    """Jobs of a key, newest first, before the id `before`: ids sort by time, so a page costs the same anywhere."""
-    query = select(jobs).where(jobs.c.key_id == key_id)
+def matching(key_id: str, which: Filter) -> list[ColumnElement[bool]]:
+    """The conditions of a filter."""
+    found = [jobs.c.key_id == key_id]
     if which.states is not None:
-        query = query.where(jobs.c.state.in_(which.states))
+        found.append(jobs.c.state.in_(which.states))
         # Follows from the states; said, because a database uses a partial index only where its condition is.
         if ACTIVE.issuperset(which.states):
-            query = query.where(jobs.c.finished_at.is_(None))
+            found.append(jobs.c.finished_at.is_(None))
         elif UNSUCCESSFUL.issuperset(which.states):
-            query = query.where(text(among("jobs.state", UNSUCCESSFUL)))
+            found.append(literal_column(among("jobs.state", UNSUCCESSFUL)))
     if which.kind is not None:
-        query = query.where(jobs.c.kind == which.kind)
+        found.append(jobs.c.kind == which.kind)
     if which.engine is not None:
-        query = query.where(jobs.c.engine == which.engine)
+        found.append(jobs.c.engine == which.engine)
     if which.batch is not None:
-        query = query.where(jobs.c.batch == which.batch)
+        found.append(jobs.c.batch == which.batch)
     if which.created_after is not None:
-        query = query.where(jobs.c.created_at > which.created_after)
+        found.append(jobs.c.created_at > which.created_after)
     if which.created_before is not None:
-        query = query.where(jobs.c.created_at < which.created_before)
+        found.append(jobs.c.created_at < which.created_before)
+    return found
+
+
+def page(tx: Tx, key_id: str, which: Filter, *, before: str | None, limit: int) -> list[Job]:
+    """Jobs of a key, newest first, before the id `before`: ids sort by time, so a page costs the same anywhere."""
+    query = select(jobs).where(*matching(key_id, which))
     if before is not None:
         query = query.where(jobs.c.id < before)
     return [Job.from_row(row) for row in tx.execute(query.order_by(jobs.c.id.desc()).limit(limit))]

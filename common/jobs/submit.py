@@ -119,8 +119,28 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
     return job
 
 
-def resubmit_many(tx: Tx, ended: Sequence[Job]) -> None:
-    """`resubmit` for jobs whose rows are locked and that wait for no other job. The quota is the caller's to check."""
+def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Job], *, default_quota: int) -> int:
+    """`resubmit` for jobs of a key whose rows are locked; how many were refused, because what they wait for is not
+    there. Raises `quota_exceeded` where it does not allow all of them."""
+    _, left = quota_left(tx, key_id, default_quota, len(ended))
+    if left < len(ended):
+        raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
+    requests = {job.id: parse_request(dict(job.request)) for job in ended}
+    refused, plain = 0, []
+    for job in ended:
+        asked = requests[job.id]
+        if not asked.voices() and not any(source.job for source in asked.sources().values()):
+            plain.append(job)
+            continue
+        try:
+            resubmit(tx, job.id, default_quota=default_quota)
+        except NightshiftError:
+            refused += 1
+    _resubmit_plain(tx, plain)
+    return refused
+
+
+def _resubmit_plain(tx: Tx, ended: Sequence[Job]) -> None:
     if not ended:
         return
     rows = tx.execute(

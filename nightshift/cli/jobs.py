@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(submit)
     app.command("jobs")(list_jobs)
     app.command("job")(one_job)
-    for command in (watch, results, cancel, retry, delete):
+    for command in (watch, results, cancel, retry, delete, bulk):
         app.command()(command)
 
 
@@ -219,6 +219,26 @@ def _each(job_ids: list[str], as_json: bool, do: Any) -> None:
         for job in done:
             stopping = ["(stopping)"] if job.body["cancel_requested"] and not job.ended else []
             show.out.print(job.id, show.state(job), *stopping)
+
+
+def bulk(
+    action: Annotated[str, typer.Argument(help="cancel, retry or delete.")],
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Only jobs of this engine.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only jobs with this label.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many it would be, and do nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel, retry or delete all jobs that fit."""
+    with exits.told(as_json), Client() as client:
+        which = {"state": state, "kind": kind, "engine": engine, "batch": batch}
+        done = client.act(action, {name: value for name, value in which.items() if value}, dry_run=dry_run)
+        if as_json:
+            show.as_json(done)
+            return
+        refused = f", {done['refused']} cannot" if done["refused"] else ""
+        show.out.print(f"{done['matched']} would be" if dry_run else f"{done['done']} done{refused}")
 
 
 def delete(job_ids: JobIds, as_json: AsJson = False) -> None:

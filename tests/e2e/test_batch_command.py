@@ -140,6 +140,16 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
     assert schedule_id not in up.command("schedule", "list").out
 
 
+def test_many_jobs_by_a_filter(up: Up, tmp_path: Path) -> None:
+    file = media.make(tmp_path / "one.wav", 16_000, 1, 1.0)
+    for _ in range(2):
+        up.command("submit", file, "-p", "speech", "--engine", "fast", "--batch", "by filter", "--wait")
+    assert "2 would be" in up.command("bulk", "delete", "--batch", "by filter", "--dry-run").out
+    assert "2 done" in up.command("bulk", "delete", "--batch", "by filter", "--state", "succeeded").out
+    assert up.command("bulk", "retry", "--batch", "by filter", "--json").json["matched"] == 0
+    assert up.command("bulk", "delete", "--json", status=3).error["code"] == "invalid_request"
+
+
 def test_presets(up: Up) -> None:
     assert "podcast-voice" in up.command("preset", "list").out
     up.command("preset", "put", "draft", "--engine", "fast", "--params", '{"prompts": ["speech"], "quality": "draft"}')

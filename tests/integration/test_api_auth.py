@@ -26,6 +26,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/keys"): {"name": "another"},
     ("POST", "/v1/voices"): VOICE,
     ("PATCH", "/v1/voices/{voice_id}"): {"name": "Eve", "transcript": "Other words."},
+    ("POST", "/v1/jobs/bulk"): {"action": "cancel", "filter": {"batch": "none"}},
     ("POST", "/v1/batches"): {"preset": "podcast-voice", "items": [{"input": "https://media.example/a.wav"}]},
     ("PUT", "/v1/presets/{name}"): {"params": {"seed": 1}},
     ("POST", "/v1/schedules"): SCHEDULE,

@@ -228,6 +228,43 @@ def test_wrong_requests(sqlite_api: Api, members: dict[str, Any], code: str, poi
     assert (response.json.get("pointer") or "") == pointer
 
 
+# --- Many jobs by a filter --------------------------------------------------------------------------------------------
+
+
+def _bulk(caller: Caller, action: str, dry_run: bool = False, **which: Any) -> dict[str, Any]:
+    response = caller.post("/v1/jobs/bulk", json={"action": action, "filter": which, "dry_run": dry_run})
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json
+    return found
+
+
+def test_many_jobs_by_a_filter(api: Api) -> None:
+    batch = _start(api.me, name="night", items=_items(5))
+    other = api.me.submit(batch="other").json["id"]
+    stranger = api.caller("stranger")
+    theirs = stranger.submit(batch="night").json["id"]
+    with api.database.write() as tx:
+        running = queueing.claim(tx, "w1", ["cpu"], LEASE, job_id=other)
+    assert running is not None
+    dry = _bulk(api.me, "cancel", dry_run=True, batch="night")
+    assert (dry["matched"], dry["done"], dry["left"], len(dry["sample"])) == (5, 0, True, 5)
+    done = _bulk(api.me, "cancel", state=["waiting", "queued", "running", "failed"])
+    assert (done["matched"], done["done"], done["left"]) == (6, 6, False)
+    assert api.me.get(f"/v1/jobs/{other}").json["cancel_requested"]
+    assert stranger.get(f"/v1/jobs/{theirs}").json["state"] in ("waiting", "queued")
+    over = api.me.get(f"/v1/batches/{batch['id']}").json
+    assert (over["state"], over["counts"]["cancelled"]) == ("finished", 5)
+    again = _bulk(api.me, "retry", batch="night")
+    assert (again["done"], again["refused"]) == (5, 0)
+    assert api.me.get(f"/v1/batches/{batch['id']}").json["state"] == "active"
+    _work(api)
+    gone = _bulk(api.me, "delete", batch="night", kind="separation")
+    assert gone["done"] == 5
+    assert api.me.get("/v1/jobs?batch=night").json["items"] == []
+    refused = api.me.post("/v1/jobs/bulk", json={"action": "delete", "filter": {}})
+    assert (refused.status_code, refused.json["pointer"]) == (422, "/filter")
+
+
 # --- Feeds and schedules ----------------------------------------------------------------------------------------------
 
 
