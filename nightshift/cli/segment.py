@@ -48,7 +48,8 @@ def segment(
 ) -> None:
     """Find masks of what lies in images. Prints the job's id.
 
-    By boxes and points, or of all that is there. Points without a box say together what is one thing; with one box they refine it.
+    By boxes and points, or of all that is there. Points without a box say together what is one thing; with one box they
+    refine it.
     """
     prompts = _prompts(box or [], point or [], not_point or [], multimask)
     if auto == bool(prompts):
