@@ -51,7 +51,7 @@ class Figure:
         values["goal"] = str(self.goal) if self.goal else None
         values["met"] = self.met
         for name in ("ratio", "low", "high"):
-            values[name] = round(values[name], 4)
+            values[name] = float(f"{values[name]:.4g}")
         values["absolute"] = {name: float(f"{value:.4g}") for name, value in self.absolute.items()}
         return values
 
