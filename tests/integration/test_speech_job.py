@@ -107,14 +107,14 @@ SCRIPT = [
     {"speaker": "Anna", "text": "Good evening, and welcome."},
     {"speaker": "Bob", "text": "Thank you <|AUDIO|> for having me."},
     {"speaker": "Anna", "text": "Let us begin."},
-    {"speaker": "Bob", "text": "Yes, let us. " * 6},
+    {"speaker": "Bob", "text": "Yes, let us. " * 3},
 ]
 
 
 @pytest.mark.slow
 def test_a_dialogue_by_csm_also_when_its_worker_dies_and_a_cancel_inside_a_piece(csm_house: House) -> None:
     house = csm_house
-    given = {"script": SCRIPT, "seed": 4, "temperature": 1.5}
+    given = {"script": SCRIPT, "seed": 4, "temperature": 2}
     undisturbed, disturbed = speak(house, "csm-tiny", **given), speak(house, "csm-tiny", **given)
     one = house.process("worker.poll", models_on_cpu=True, worker_name="one")
     with house.running(one, house.process("worker.scheduler")):
