@@ -14,7 +14,7 @@ pytest.importorskip("huggingface_hub")
 
 from worker.card import load
 from worker.engine import Host
-from worker.separation.sam_audio.hub import locate
+from worker.hub import locate
 
 __all__ = ["hub"]
 

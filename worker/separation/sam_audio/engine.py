@@ -12,12 +12,12 @@ from common.errors import NightshiftError
 from worker import device as devices
 from worker.batches import Batches
 from worker.engine import Host
+from worker.hub import locate
 from worker.separation.pipeline import SeparationEngine
 from worker.separation.sam_audio import config as configuration
 from worker.separation.sam_audio import official
 from worker.separation.sam_audio.config import SamAudioConfig, TransformerConfig
 from worker.separation.sam_audio.fitting import LEAST_BYTES
-from worker.separation.sam_audio.hub import locate
 from worker.separation.sam_audio.loading import fingerprint, weight_bytes
 from worker.separation.sam_audio.longform import LongForm, Scheme, window_bytes
 from worker.separation.sam_audio.model import SamAudio

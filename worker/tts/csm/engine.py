@@ -12,7 +12,7 @@ from common.errors import NightshiftError
 from worker import device as devices
 from worker.batches import Batches
 from worker.engine import Host
-from worker.separation.sam_audio.hub import locate
+from worker.hub import locate
 from worker.tts.csm.model import Csm
 from worker.tts.csm.synthesizer import CsmSynthesizer
 from worker.tts.pipeline import SpeechEngine
