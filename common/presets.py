@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
-REFERENCE = rf"^{NAME}(@[1-9][0-9]{{0,5}})?$"
+REFERENCE = rf"{NAME}(@[1-9][0-9]{{0,5}})?"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ BUILT_IN: dict[str, Preset] = {
 
 def reference(text: str) -> tuple[str, int | None]:
     """Name and version of `name@3` or `name`. Raises ValueError."""
-    if not re.match(REFERENCE, text):
+    if not re.fullmatch(REFERENCE, text):
         raise ValueError(f"{text!r} is not the name of a preset, with @ and its version or without")
     name, _, version = text.partition("@")
     return name, int(version) if version else None

@@ -216,6 +216,8 @@ def test_the_same_idempotency_key_makes_one_batch(api: Api) -> None:
         ({"items": _items(1), "preset": "none"}, "unknown_preset", "/preset"),
         ({"items": _items(1), "params": {"prompts": ["speech"], "seed": "x"}}, "invalid_request", "/params/seed"),
         ({"items": _items(1), "window": "at night"}, "invalid_request", "/window"),
+        ({"items": _items(1), "preset": "podcast-voice\n"}, "unknown_preset", "/preset"),
+        ({"items": _items(1), "deadline": "9999-12-31T23:59:59-10:00"}, "invalid_request", "/deadline"),
         ({"items": _items(1), "naming": "{stem}"}, "invalid_request", "/naming"),
         ({"rss": {"url": "http://10.0.0.1/feed.xml"}}, "url_forbidden", "/rss/url"),
         ({"s3": {"pattern": "s3://strange/x/"}}, "bucket_forbidden", "/s3/pattern"),
