@@ -7,7 +7,7 @@ SWIFT  := .venv-swift
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format bench clean
+.PHONY: help demo up test lint format bench simulate clean
 
 help: ## This list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ format: $(TESTS)/.done ## Put the code into its form
 
 bench: $(TESTS)/.done ## Measure the ratios of bench/, each against its baseline in the same run
 	@$(TESTS)/bin/python -m bench
+
+simulate: $(TESTS)/.done ## Play a week of nights through: 5,000 episodes, four cards, kills; status 1 where a rule breaks
+	@$(TESTS)/bin/python -m bench.nights $(ARGS)
 
 clean: ## Remove what make has made
 	rm -rf $(BASE) $(TESTS) $(SWIFT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from collections import Counter
@@ -52,6 +53,8 @@ def _there() -> str:
 
 def _play(plan: Plan, url: str) -> int:
     began = time.monotonic()
+    # Statements are made of thousands of short-lived objects without cycles.
+    gc.set_threshold(200_000)
     week, figures = played(plan, url)
     _describe(week, time.monotonic() - began)
     for figure in figures:

@@ -24,7 +24,7 @@ from worker.scheduler import Scheduler
 
 ENGINE = "sam-audio-base"
 # Seconds of night between two ticks of a scheduler: for bells without an answer, and for what is to be released.
-LOOKED_FOR, RELEASED = 120.0, 300.0
+LOOKED_FOR, RELEASED = 180.0, 600.0
 BY_DAY = 12.0
 RECEIVER = "https://receiver.example/hook"
 

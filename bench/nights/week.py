@@ -70,7 +70,8 @@ class Week:
         self.start = datetime.fromisoformat(plan.start)
         self.world = World(self.url, self.start, plan.seed)
         # A lease of minutes: what a real worker renews every ten seconds is here renewed with every block.
-        self.settings = Settings(home=self.home, database_url=self.url, lease_seconds=300.0)
+        lease = max(300.0, 3 * self.rates.block_seconds / self.rates.speed)
+        self.settings = Settings(home=self.home, database_url=self.url, lease_seconds=lease)
         self.store = open_store(self.settings)
         with self.world.database.write() as tx:
             self.archive = keys.create(tx, "archive", list(Scope))[0].id
