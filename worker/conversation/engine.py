@@ -62,8 +62,8 @@ class LocalConversation(ConversationEngine):
 
     def __init__(self, host: Host) -> None:
         from worker import device as devices
+        from worker import hub
         from worker.conversation.local import LocalModel
-        from worker.separation.sam_audio import hub
 
         name = "llm-local"
         weights = REGISTRY[name].weights

@@ -19,8 +19,8 @@ from common.engines import REGISTRY, Lane
 from common.errors import NightshiftError
 from common.params import TranscriptionParams
 from worker import device as devices
+from worker import hub
 from worker.engine import Artifact, BlockDone, Event, Host, Metrics, Note, Progress, Work
-from worker.separation.sam_audio import hub
 from worker.transcription import documents
 from worker.transcription.segments import Segment, settle, tidy
 from worker.transcription.sound import RATE, Sound
