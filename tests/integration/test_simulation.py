@@ -80,7 +80,7 @@ def test_interactive_jobs_that_must_wait_are_reported(sqlite_url: str, monkeypat
 def test_a_lease_that_is_taken_while_its_worker_lives_is_reported(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rescue by a clock that is a day ahead: jobs are taken from cards that compute them, until they count as poison."""
+    """A rescue by a clock that is a day ahead: jobs are taken from cards that compute them, until they are poison."""
     expired, rescue = sweep.expired_leases, sweep.rescue
 
     class Later:
