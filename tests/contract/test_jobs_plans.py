@@ -13,7 +13,8 @@ from sqlalchemy import event, text
 from common.db import keys
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
-from common.jobs import finish, query, queueing, running, submit, sweep
+from common.jobs import batches, finish, query, queueing, running, submit, sweep
+from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
 from common.states import State
 from tests.jobs import LEASE, brought, new_key, queue_up, request, submitted
@@ -74,11 +75,22 @@ def _crowd(database: Database, kind: str) -> None:
             tx.execute(
                 text(
                     "INSERT INTO callbacks (id, key_id, url, host, event, body, state, tries, next_at, created_at)"
-                    " SELECT :id, :key, 'https://r.example', 'r.example', 'test', '{}', 'delivered', 1, NULL, created_at FROM jobs"
-                    " WHERE id = :model"
+                    " SELECT :id, :key, 'https://r.example', 'r.example', 'test', '{}', 'delivered', 1, NULL,"
+                    " created_at FROM jobs WHERE id = :model"
                 ),
                 {"id": f"msg_{n}", "key": key_ids[0], "model": model.id},
             )
+    with database.write() as tx:
+        batch, _ = batches.create(tx, key_ids[2], NewBatch("nightly", {}, {}, "digest"), batch_id="bat_1")
+        tx.execute(
+            text(
+                "UPDATE jobs SET batch_id = 'bat_1', batch_item = CAST(SUBSTR(id, 6) AS INTEGER)"
+                " WHERE batch = 'batch 7' AND id LIKE 'job_w%'"
+            )
+        )
+        total = "(SELECT count(*) FROM jobs WHERE batch_id = 'bat_1')"
+        tx.execute(text(f"UPDATE batches SET total = {total} WHERE id = 'bat_1'"))
+        batches.activate(tx, batch)
     for n in range(6):
         brought(database, key_ids[n % KEYS], State.RUNNING)
         queue_up(database, submitted(database, key_ids[n % KEYS], priority="batch").id)
@@ -153,6 +165,13 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "a page of a batch": (
         lambda tx, key: query.page(tx, key, Filter(batch="batch 5"), before=None, limit=50), "ix_jobs_batch",
     ),
+    "release from a batch": (lambda tx, key: queueing.fill(tx, "cpu", 20, LEASE), "ix_jobs_release_batch"),
+    "recall": (lambda tx, key: queueing.recall(tx), "ix_jobs_claim"),
+    "items of a batch": (lambda tx, key: batches.items(tx, "bat_1", after=1_020_000, limit=50), "ix_jobs_item"),
+    "failures of a batch": (
+        lambda tx, key: batches.items(tx, "bat_1", after=0, limit=50, states=(State.FAILED,)), "ix_jobs_item_state",
+    ),
+    "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),
     "prune": (
         lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6), "ix_jobs_finished",
     ),
