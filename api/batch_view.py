@@ -7,13 +7,17 @@ from datetime import datetime
 
 from api import schemas
 from common.batches.planning import Plan
+from common.forecast import Estimate
 from common.jobs.batch import Batch, Reject
+from common.jobs.outlook import Outlook
 from common.jobs.schedules import Schedule, Tick
 from common.presets import Preset
 from common.states import State
 
 
-def batch_view(batch: Batch, under_way: Mapping[State, int], now: datetime) -> schemas.Batch:
+def batch_view(
+    batch: Batch, under_way: Mapping[State, int], now: datetime, outlook: Outlook | None = None
+) -> schemas.Batch:  # fmt: skip
     """under_way: its jobs that are queued and running."""
     work = batch.template["work"]
     queued, running = under_way.get(State.QUEUED, 0), under_way.get(State.RUNNING, 0)
@@ -56,7 +60,26 @@ def batch_view(batch: Batch, under_way: Mapping[State, int], now: datetime) -> s
         created_at=batch.created_at,
         finished_at=batch.finished_at,
         updated_at=batch.updated_at,
+        forecast=_forecast(outlook) if outlook is not None else None,
     )
+
+
+def _forecast(outlook: Outlook) -> schemas.BatchForecast:
+    found = outlook.forecast
+    return schemas.BatchForecast(
+        earliest=found.earliest,
+        likely=found.likely,
+        latest=found.latest,
+        worker_seconds=_share(found.card_seconds),
+        closes=found.closes,
+        by_close=_share(found.by_close) if found.by_close is not None else None,
+        risk=outlook.risk,
+        missing=[schemas.ForecastMissing(why=one.why, engine=one.engine, lane=one.lane) for one in found.missing],
+    )
+
+
+def _share(estimate: Estimate) -> schemas.Share:
+    return schemas.Share(low=estimate.low, likely=estimate.likely, high=estimate.high)
 
 
 def reject_view(reject: Reject) -> schemas.Rejected:

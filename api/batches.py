@@ -25,9 +25,10 @@ from common.db.engine import Tx
 from common.db.keys import Scope
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import batches
+from common.jobs import batches, outlook
 from common.jobs.batch import Batch, BatchState, OnError
 from common.jobs.job import Job
+from common.jobs.outlook import Outlook
 from common.params.batch import BatchRequest, BatchWork
 from common.states import UNSUCCESSFUL, State
 from common.windows import Windows
@@ -406,12 +407,17 @@ def _fill() -> None:
 
 def _answer(batch_id: str) -> schemas.Batch:
     with service().database.read() as tx:
-        return _view(tx, _find(tx, batch_id))
+        batch = _find(tx, batch_id)
+        found = None
+        if not batch.over:
+            standing = outlook.read(tx, service().settings.alive_seconds, batch.id)
+            found = outlook.of_batch(standing, batch.id)
+        return _view(tx, batch, found)
 
 
-def _view(tx: Tx, batch: Batch) -> schemas.Batch:
+def _view(tx: Tx, batch: Batch, found: Outlook | None = None) -> schemas.Batch:
     under_way = {} if batch.over else batches.under_way(tx, batch.id)
-    return batch_view(batch, under_way, tx.instant())
+    return batch_view(batch, under_way, tx.instant(), found)
 
 
 def _find(tx: Tx, batch_id: str) -> Batch:

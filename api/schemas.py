@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.cron import Missed
 from common.db.keys import Scope
 from common.engines import Kind, Lane
+from common.forecast import Risk, Why
 from common.jobs.batch import BatchReason, BatchState, OnError
 from common.jobs.bulk import Action
 from common.jobs.schedules import Outcome
@@ -405,6 +406,34 @@ class BatchCounts(Model):
     expired: int
 
 
+class Share(Model):
+    low: float
+    likely: float
+    high: float
+
+
+class ForecastMissing(Model):
+    """Why there is no forecast."""
+
+    why: Why
+    engine: str
+    lane: str
+
+
+class BatchForecast(Model):
+    """From the speeds of finished jobs, what else waits, the workers that are there and the windows; the interval is
+    meant to hold nine times in ten."""
+
+    earliest: datetime | None
+    likely: datetime | None = Field(description="When it will be done")
+    latest: datetime | None
+    worker_seconds: Share = Field(description="What is left takes, of all workers together")
+    closes: datetime | None = Field(description="When its window closes that is open, or opens next")
+    by_close: Share | None = Field(description="Share of what is left that is done by then, 0 to 1")
+    risk: Risk | None = Field(description="Of missing the deadline")
+    missing: list[ForecastMissing]
+
+
 class Batch(Model):
     id: str
     name: str
@@ -432,6 +461,7 @@ class Batch(Model):
     created_at: datetime
     finished_at: datetime | None
     updated_at: datetime
+    forecast: BatchForecast | None = Field(None, description="Of a batch asked for by itself, while it is not over")
 
 
 class BatchPage(Page[Batch]):
