@@ -42,8 +42,9 @@ $(SWIFT)/.done:
 	@$(SWIFT)/bin/python $(PIP) 'swift>=2.35,<3' setuptools
 	@touch $@
 
+# Two processes: much of the time goes by waiting for servers and leases. Each module stays in one of them.
 test: $(TESTS)/.done $(SWIFT)/.done ## Install what the tests need and run them all (ARGS="-k name" to choose)
-	@$(TESTS)/bin/python -m pytest $(ARGS)
+	@$(TESTS)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(TESTS)/.done ## Formatting, linting, types, imports
 	$(TESTS)/bin/ruff format --check .

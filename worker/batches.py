@@ -12,7 +12,7 @@ from worker import device as devices
 
 _log = log.get(__name__)
 
-STEPS = 4
+STEPS = 6
 """How often memory may run out in one run before it counts as too small."""
 
 MOST = 2**STEPS
