@@ -12,11 +12,8 @@ from worker import device as devices
 
 _log = log.get(__name__)
 
-STEPS = 6
-"""How often memory may run out in one run before it counts as too small."""
-
-MOST = 2**STEPS
-"""The largest batch from which that many halvings lead down to one."""
+MOST = 64
+"""The largest batch: beyond it a card gains nothing that a checkpoint would not miss."""
 
 # What fitted, by model and kind of card: for as long as the process lives, whatever engines come and go in it.
 _fitted: dict[tuple[str, str], int] = {}
@@ -55,10 +52,10 @@ class Batches:
     ) -> Iterator[tuple[Sequence[Item], Made]]:
         """Gives consecutive parts of the items, in their order, with what `compute` made of each.
 
-        Where memory runs out, what torch holds unused is given back and the batch is halved, at most `STEPS` times.
-        Raises `gpu_oom` when that does not help, and what `compute` raises.
+        Where memory runs out, what torch holds unused is given back and the batch is halved. Raises `gpu_oom` where not
+        even one item fits, and what `compute` raises.
         """
-        size, at, steps = self.size, 0, 0
+        size, at = self.size, 0
         while at < len(items):
             batch = items[at : at + size]
             try:
@@ -73,15 +70,14 @@ class Batches:
                 del made
                 continue
             # Only here, with the exception gone, does nothing hold the tensors of the failed batch any more.
-            steps += 1
-            size = self._halved(len(batch), steps)
+            size = self._halved(len(batch))
 
     def stepwise(
         self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Generator[float, None, Made]]
     ) -> Generator[float, None, list[Made]]:
         """As `run`, for computing that tells how far it is: yields the share of all items that is done, 0 to 1, and
         returns what was made of each part."""
-        size, at, steps = self.size, 0, 0
+        size, at = self.size, 0
         found: list[Made] = []
         while at < len(items):
             batch = items[at : at + size]
@@ -103,18 +99,17 @@ class Batches:
             finally:
                 working.close()
             del working
-            steps += 1
-            size = self._halved(len(batch), steps)
+            size = self._halved(len(batch))
         return found
 
-    def _halved(self, size: int, steps: int) -> int:
-        """The next size after one that did not fit, `steps` times by now. Raises `gpu_oom`."""
+    def _halved(self, size: int) -> int:
+        """The next size after one that did not fit. Raises `gpu_oom`."""
         devices.release(self._device)
-        if steps > STEPS:
+        if size == 1:
             raise devices.does_not_fit(f"{self._model} does", self._device, self._item_bytes)
-        smaller = max(1, size // 2)
+        smaller = size // 2
         _fitted[self._key] = smaller
-        _log.warning("memory ran out", model=self._model, batch=size, next_batch=smaller, step=steps)
+        _log.warning("memory ran out", model=self._model, batch=size, next_batch=smaller)
         return smaller
 
     @property

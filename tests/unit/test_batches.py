@@ -48,7 +48,7 @@ def holding(most: int, seen: list[int]) -> Callable[[Sequence[int]], list[int]]:
 @pytest.mark.parametrize(("room", "tried"), [(16, [16, 4]), (7, [16, 8, 4, 4, 4, 4, 4]), (1, [16, 8, 4, 2] + 20 * [1])])
 def test_the_batch_is_halved_until_it_fits(card: list[str], room: int, tried: list[int]) -> None:
     seen: list[int] = []
-    made = list(Batches("m", CARD, GIB).run(range(20), holding(room, seen)))
+    made = list(Batches("m", CARD, GIB, most=16).run(range(20), holding(room, seen)))
     assert [item for items, _ in made for item in items] == list(range(20))
     assert [value for _, values in made for value in values] == list(range(0, 40, 2))
     assert seen == tried
@@ -56,11 +56,11 @@ def test_the_batch_is_halved_until_it_fits(card: list[str], room: int, tried: li
 
 
 def test_what_fitted_is_remembered_for_the_model_and_kind_of_card(card: list[str]) -> None:
-    list(Batches("m", CARD, GIB).run(range(16), holding(4, [])))
+    list(Batches("m", CARD, GIB, most=16).run(range(16), holding(4, [])))
     seen: list[int] = []
     list(Batches("m", CARD, GIB).run(range(8), holding(4, seen)))
     assert seen == [4, 4]
-    assert Batches("other", CARD, GIB).size == 16
+    assert Batches("other", CARD, GIB, most=16).size == 16
 
 
 def test_the_first_batch_is_what_the_free_memory_holds(card: list[str]) -> None:
@@ -75,7 +75,7 @@ def test_nothing_fits(card: list[str]) -> None:
     seen: list[int] = []
     with pytest.raises(NightshiftError) as raised:
         list(Batches("m", CARD, 3 * GIB, fraction=1).run(range(20), holding(0, seen)))
-    assert seen == [6, 3, 1, 1, 1]
+    assert seen == [6, 3, 1]
     assert raised.value.code == "gpu_oom"
     assert "20.0 GiB free of 24.0 GiB" in raised.value.detail
     assert "3.0 GiB free would do" in raised.value.hint
@@ -159,7 +159,7 @@ def finished(steps: Generator[float, None, list[list[int]]]) -> tuple[list[float
 @pytest.mark.parametrize(("room", "tried"), [(16, [16, 4]), (7, [16, 8, 4, 4, 4, 4, 4])])
 def test_step_by_step_the_batch_is_halved_as_well(card: list[str], room: int, tried: list[int]) -> None:
     seen: list[int] = []
-    told, made = finished(Batches("m", CARD, GIB).stepwise(range(20), stepping(room, seen)))
+    told, made = finished(Batches("m", CARD, GIB, most=16).stepwise(range(20), stepping(room, seen)))
     assert [value for values in made for value in values] == list(range(0, 40, 2))
     assert seen == tried and len(card) == len([size for size in tried if size > room])
     assert all(0 <= share < 1 for share in told) and told[-1] == pytest.approx((20 - tried[-1] / 4) / 20)
@@ -169,7 +169,7 @@ def test_step_by_step_nothing_fits(card: list[str]) -> None:
     seen: list[int] = []
     with pytest.raises(NightshiftError) as raised:
         finished(Batches("m", CARD, 3 * GIB, fraction=1).stepwise(range(20), stepping(0, seen)))
-    assert seen == [6, 3, 1, 1, 1] and raised.value.code == "gpu_oom"
+    assert seen == [6, 3, 1] and raised.value.code == "gpu_oom"
 
 
 def test_step_by_step_another_failure_is_raised_and_an_early_end_closes_the_work(card: list[str]) -> None:
