@@ -33,6 +33,10 @@ class BlockDone:
     total: int
     files: Mapping[str, Path]
 
+    @property
+    def last(self) -> bool:
+        return self.index + 1 >= self.total
+
 
 @dataclass(frozen=True)
 class Artifact:

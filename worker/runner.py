@@ -248,7 +248,8 @@ class _Attempt:
                         self._watch.moved(_progress(event))
                     case BlockDone():
                         behind.submit(publisher.block, event)
-                        if self._watch.yield_for is not None:
+                        # After the last block another claim would cost more than putting the result together.
+                        if self._watch.yield_for is not None and not event.last:
                             break
                     case Artifact():
                         behind.submit(self._keep, publisher, event)

@@ -180,7 +180,7 @@ class Card(Process):
             told = running.orders(tx, lease, self.name, [Lane.GPU], self._settings.alive_seconds)
         if not told.held:
             return self._done()
-        if told.yield_for is None:
+        if told.yield_for is None or len(hand.kept) == total:
             return self._on()
         with suppress(LeaseLost):
             self.world.database.run(running.give_back, lease, told.yield_for)

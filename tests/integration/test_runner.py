@@ -20,6 +20,7 @@ from worker.compose import open_runner
 from worker.poll import serve
 from worker.runner import Runner
 from worker.scheduler import Scheduler
+from worker.watch import Watch
 
 
 @pytest.fixture
@@ -187,6 +188,25 @@ def test_an_interactive_job_pre_empts_a_batch_job_at_a_blocks_end(
     mix, _ = soundfile.read(long, dtype="float32", always_2d=True)
     stem, _ = result_of(house, bulk.id, "speech")
     np.testing.assert_allclose(stem, mix * 0.5, atol=2 / 32768)
+
+
+def test_a_job_told_to_yield_in_its_last_block_ends(
+    house: House, runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = media.write(tmp_path / "short.wav", media.signal(8000, 1, 4.0, "noise"), 8000)
+    job = house.submit("slow", input={"upload": house.upload(short)}, priority="batch")
+    told = 0
+
+    def always(watch: Watch, reason: Reason | None, now: float) -> None:
+        nonlocal told
+        told += 1
+        watch.yield_for = Reason.PREEMPTED
+
+    monkeypatch.setattr(Watch, "_yield_for", always)
+    assert runner.run()
+    ended = house.job(job.id)
+    assert (ended.state, ended.attempt, ended.blocks_total) == (State.SUCCEEDED, 1, 1)
+    assert told
 
 
 def test_kill_dash_nine_resumes_after_the_last_finished_block(
