@@ -95,7 +95,8 @@ class Runner:
         folder = self._scratch / f"{job.id}-{job.attempt}"
         folder.mkdir()
         try:
-            with Watch(self.database, job, self.presence.lanes, self._rhythm, lambda: self.presence.draining) as watch:
+            here = self.presence
+            with Watch(self.database, job, here.lanes, here.engines, self._rhythm, lambda: here.draining) as watch:
                 return _Attempt(self, job, folder, watch).perform()
         except Exception as error:
             outcome = Lost() if isinstance(error, LeaseLost) else error

@@ -56,6 +56,7 @@ class Watch:
         database: Database,
         job: Job,
         lanes: Collection[str],
+        engines: Collection[str],
         rhythm: Rhythm,
         draining: Callable[[], bool],
         end_process: Callable[[int], None] = os._exit,
@@ -63,6 +64,7 @@ class Watch:
         self._database = database
         self._job = job
         self._lanes = lanes
+        self._engines = engines
         self._rhythm = rhythm
         self._draining = draining
         self._end_process = end_process
@@ -135,7 +137,9 @@ class Watch:
             self._halt(Lost())
             return
         with self._database.read() as tx:
-            orders = running.orders(tx, self._job.lease, self._job.worker or "", self._lanes, self._rhythm.alive)
+            orders = running.orders(
+                tx, self._job.lease, self._job.worker or "", self._lanes, self._rhythm.alive, self._engines
+            )
         if not orders.held:
             self._halt(Lost())
         elif orders.cancel:

@@ -29,11 +29,18 @@ def renew(tx: Tx, lease: Lease, lease_seconds: float, progress: Mapping[str, Any
         raise LeaseLost(lease)
 
 
-def orders(tx: Tx, lease: Lease, worker: str, lanes: Collection[str], alive_seconds: float) -> Orders:
+def orders(
+    tx: Tx,
+    lease: Lease,
+    worker: str,
+    lanes: Collection[str],
+    alive_seconds: float,
+    engines: Collection[str] | None = None,
+) -> Orders:
     """What the worker is to do with its job: go on, cancel, or yield at the block's end.
 
-    A batch job yields when an interactive one stands in the queue of a lane and no worker that serves it is free, and
-    when its batch is not open any more.
+    A batch job yields when an interactive one that this worker could run (engines: what it has; None: any) stands in
+    the queue of a lane and no worker that serves it is free, and when its batch is not open any more.
     """
     row = tx.execute(
         select(
@@ -52,17 +59,21 @@ def orders(tx: Tx, lease: Lease, worker: str, lanes: Collection[str], alive_seco
         reason = Reason.DRAINED
     elif row.closed is not None:
         reason = Reason(row.closed)
-    elif row.control != "pause" and _outranked(tx, row.priority, lanes, alive_seconds):
+    elif row.control != "pause" and _outranked(tx, row.priority, lanes, alive_seconds, engines):
         # A paused worker would not take the other job either.
         reason = Reason.PREEMPTED
     return Orders(held=True, cancel=bool(row.cancel_requested), yield_for=reason)
 
 
-def _outranked(tx: Tx, priority: int, lanes: Collection[str], alive_seconds: float) -> bool:
+def _outranked(
+    tx: Tx, priority: int, lanes: Collection[str], alive_seconds: float, engines: Collection[str] | None
+) -> bool:
     """Whether a more urgent job stands in the queue of one of these lanes, and no worker of that lane is free."""
     urgent = select(jobs.c.lane).where(
         jobs.c.state == State.QUEUED, jobs.c.priority > priority, jobs.c.lane.in_(lanes)
     )  # fmt: skip
+    if engines is not None:
+        urgent = urgent.where(jobs.c.engine.in_(engines))
     wanted = set(tx.execute(urgent.distinct()).scalars())
     if not wanted:
         return False

@@ -145,6 +145,16 @@ def test_a_job_in_a_hurry_of_another_lane_is_not_waited_for(database: Database) 
     assert _orders(database, job, lanes=("cpu", "gpu")).yield_for is Reason.PREEMPTED
 
 
+def test_nobody_yields_to_a_job_it_could_not_run(database: Database) -> None:
+    """It would be given back at every block, and claimed again, until another worker takes that job."""
+    _workers(database, w1="cpu")
+    job = _running(database)
+    _somebody_in_a_hurry(database)
+    with database.read() as tx:
+        assert running.orders(tx, job.lease, "w1", ["cpu"], LEASE, ["another"]).yield_for is None
+        assert running.orders(tx, job.lease, "w1", ["cpu"], LEASE, [job.engine]).yield_for is Reason.PREEMPTED
+
+
 @pytest.mark.parametrize("why", ["paused", "in quarantine", "lost"])
 def test_a_worker_that_takes_nothing_is_not_free(database: Database, why: str) -> None:
     _workers(database, w1="cpu", w2="cpu")

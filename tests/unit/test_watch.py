@@ -49,7 +49,7 @@ def job(sqlite_database: Database) -> Job:
 def watch_of(
     database: Database, job: Job, draining: Callable[[], bool] = lambda: False, rhythm: Rhythm = RHYTHM, **more: object
 ) -> Watch:
-    return Watch(database, job, ["cpu"], rhythm, draining, **more)  # type: ignore[arg-type]
+    return Watch(database, job, ["cpu"], ["rnnoise"], rhythm, draining, **more)  # type: ignore[arg-type]
 
 
 def stopped(watch: Watch, seconds: float = 20.0) -> Exception:
