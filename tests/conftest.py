@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from common import engines
@@ -56,12 +58,21 @@ settings.register_profile("ci", parent=settings.get_profile("default"), print_bl
 settings.load_profile("ci" if in_ci() else "default")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """A shell starts what runs in the background deaf to Ctrl-C, and whatever that starts inherits it: the commands
+    that tests interrupt too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def _undisturbed() -> Iterator[None]:
     """What belongs to the whole process is left as it was found: the engines it knows, and where its log goes."""
-    known, root = dict(engines.REGISTRY), logging.getLogger()
+    known, root, lines = dict(engines.REGISTRY), logging.getLogger(), structlog.get_config()
     handlers, level = list(root.handlers), root.level
     yield
+    structlog.configure(**lines)
     engines.REGISTRY.clear()
     engines.REGISTRY.update(known)
     root.handlers[:] = handlers

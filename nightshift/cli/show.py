@@ -40,8 +40,9 @@ def line_of_json(value: object) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     made = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
-        # The first names the thing: whoever copies it, or a script that reads it, needs it whole.
-        made.add_column(column, overflow="fold", no_wrap=number == 0)
+        # The first names the thing: whoever copies it, or a script that reads it, needs it whole; and states are words
+        # to look for.
+        made.add_column(column, overflow="fold", no_wrap=number == 0 or column == "state")
     for row in rows:
         made.add_row(*row)
     out.print(made)

@@ -169,7 +169,9 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "recall": (lambda tx, key: queueing.recall(tx), "ix_jobs_claim"),
     "items of a batch": (lambda tx, key: batches.items(tx, "bat_1", after=1_020_000, limit=50), "ix_jobs_item"),
     "failures of a batch": (
-        lambda tx, key: batches.items(tx, "bat_1", after=0, limit=50, states=(State.FAILED,)), "ix_jobs_item_state",
+        lambda tx, key: batches.items(tx, "bat_1", after=0, limit=50, states=(State.FAILED,)),
+        # Where few have failed, of all batches, both are as short.
+        "ix_jobs_item_state|ix_jobs_unsuccessful",
     ),
     "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),
     "prune": (
@@ -190,7 +192,7 @@ def test_the_plan_uses_its_index(crowded: Database, name: str) -> None:
     for statement, plan in plans:
         for bad in (_WHOLE_TABLE, _BIG_INDEX, _SORT_OF_ALL):
             assert not bad.search(plan), f"{statement}\n{plan}"
-    assert any(index in plan for _, plan in plans), "\n\n".join(plan for _, plan in plans)
+    assert any(one in plan for _, plan in plans for one in index.split("|")), "\n\n".join(plan for _, plan in plans)
 
 
 def test_orders_and_ends_of_a_running_job(crowded: Database) -> None:

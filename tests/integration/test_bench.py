@@ -45,7 +45,7 @@ FIGURES = {
     },
     "sam-audio-gpu": {
         *(f"levers-{lever}" for lever in LEVERS), "against-bf16", "times-real-time", "batch-1", "batch-2",
-        "memory-batch-1", "memory-batch-16", "engine-times-real-time", "two-prompts-0.5s", "equal-channels-0.5s",
+        "memory-batch-1", "memory-batch-64", "engine-times-real-time", "two-prompts-0.5s", "equal-channels-0.5s",
         *ERRORS,
     },
 }  # fmt: skip

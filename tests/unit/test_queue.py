@@ -138,7 +138,9 @@ def test_in_an_outage_one_bell_tries_and_the_others_are_dropped_until_the_pause_
 
 def test_an_outage_is_logged_once_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = LogCapture()
-    monkeypatch.setattr(queue, "_log", structlog.wrap_logger(None, processors=[heard]))
+    monkeypatch.setattr(
+        queue, "_log", structlog.wrap_logger(None, processors=[heard], wrapper_class=structlog.BoundLogger)
+    )
     celery, clock = FlakyCelery(), Clock()
     ringer = CeleryRinger(celery, "night", quiet_seconds=1, clock=clock)  # type: ignore[arg-type]
     for clock.now in (0.0, 1.0, 2.0, 3.0):
