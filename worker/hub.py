@@ -5,9 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.engines import Weights
+from common.engines import Weights, lookup
 from common.errors import NightshiftError
+from worker.engine import Host
 from worker.weights import Tell
+
+
+def folder_of(name: str, host: Host) -> Path:
+    """The folder of a registered engine's weights, fetched where they are not there yet.
+
+    Raises `device_missing`, `weights_missing`, `weights_refused`.
+    """
+    from worker import device
+
+    spec = lookup(name)
+    if spec.weights is None:
+        raise NightshiftError("weights_missing", f"The engine {name} says nothing of its weights.")
+    # Before gigabytes are fetched for a machine that may not use them.
+    device.choose(host, name)
+    return locate(spec.weights, host.models, host.token, tell=host.on_fetch)
 
 
 def locate(

@@ -167,7 +167,9 @@ def it_was_encoded_once(undisturbed: Job, disturbed: Job) -> None:
     assert whole["windows_evaluated"] == 3 * 8 * 7 * 2
     finished = resumed["blocks_resumed"]
     assert disturbed.body["attempt"] == 2 and 1 <= finished < 5
-    assert resumed["encoded_seconds"] == pytest.approx(encoded_seconds(finished))
+    # The worker that goes on may just have heard the seconds before for the other job, and still have their latents.
+    at_most = encoded_seconds(finished)
+    assert at_most - 2 * 5 - 1e-3 <= resumed["encoded_seconds"] <= at_most + 1e-3
 
 
 def what_cannot_be_is_refused(client: Client, upload: str) -> None:

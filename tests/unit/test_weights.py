@@ -38,7 +38,7 @@ def test_a_file_that_is_there_is_taken(tmp_path: Path) -> None:
 def test_what_is_not_there_is_fetched_once(server: RawServer, tmp_path: Path) -> None:
     body = bytes(range(256)) * 20_000
     server.on("/net.pt", lambda request, line: line.answer(body))
-    server.on("/", lambda request, line: line.answer(b"", 302, Location="/net.pt"))
+    server.on("/", lambda request, line: line.answer(b"", 302, Location="/net.pt", Connection="close"))
     for _ in range(2):
         assert locate(weights(server.url("/")), tmp_path).read_bytes() == body
     assert server.paths() == ["/", "/net.pt"]

@@ -8,7 +8,6 @@ other, so a recording gives the same stems however it is cut into blocks. One ev
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +18,9 @@ from torch import nn
 from torchaudio.models import hdemucs_high
 
 from common.engines import REGISTRY
-from common.errors import NightshiftError
 from common.params import SeparationParams
 from worker import device as devices
-from worker import weights
+from worker import tensors, weights
 from worker.batches import Batches
 from worker.engine import Host
 from worker.separation.pipeline import SeparationEngine
@@ -203,16 +201,7 @@ class HDemucsEngine(SeparationEngine):
 
 def load(network: nn.Module, path: Path) -> nn.Module:
     """Puts the tensors of a file into a network without memory, ready to run. Raises `weights_invalid`."""
-    try:
-        tensors = torch.load(path, weights_only=True, map_location="cpu")
-        network.load_state_dict(tensors, strict=True, assign=True)
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise NightshiftError(
-            "weights_invalid",
-            f"{path} does not hold the weights of {SPEC.name}: {reason}",
-            hint="Delete it and let it be fetched again, or put the published file there.",
-        ) from error
+    tensors.load(network, path, SPEC.name)
     return network.float().eval().requires_grad_(False)
 
 

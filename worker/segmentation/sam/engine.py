@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -13,10 +12,9 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from common.engines import REGISTRY
-from common.errors import NightshiftError
 from common.params import Automatic
 from worker import device as devices
-from worker import weights
+from worker import tensors, weights
 from worker.engine import Host
 from worker.media.images import Picture
 from worker.segmentation.pipeline import SegmentationEngine
@@ -77,7 +75,7 @@ class SamEngine(SegmentationEngine):
         spec = REGISTRY[self.engine]
         device = devices.choose(host, spec.name)
         assert spec.weights is not None
-        path = weights.locate(spec.weights, host.models)
+        path = weights.locate(spec.weights, host.models, host.on_fetch)
         network = load(self.build(), path, spec.name)
         bound(network)
         devices.move(network, device, spec.name)
@@ -107,16 +105,7 @@ class SamViTH(SamEngine):
 
 def load(network: Sam, path: Path, name: str) -> Sam:
     """Puts the tensors of a file into a network without memory, ready to run. Raises `weights_invalid`."""
-    try:
-        tensors = torch.load(path, weights_only=True, map_location="cpu")
-        network.load_state_dict(tensors, strict=True, assign=True)
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise NightshiftError(
-            "weights_invalid",
-            f"{path} does not hold the weights of {name}: {reason}",
-            hint="Delete it and let it be fetched again, or put the published file there.",
-        ) from error
+    tensors.load(network, path, name)
     network.pixel_mean = torch.tensor(_MEAN).view(-1, 1, 1)
     network.pixel_std = torch.tensor(_DEVIATION).view(-1, 1, 1)
     return network.float().eval().requires_grad_(False)

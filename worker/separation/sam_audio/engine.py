@@ -7,12 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from common.engines import lookup
 from common.errors import NightshiftError
 from worker import device as devices
+from worker import hub
 from worker.batches import Batches
 from worker.engine import Host
-from worker.hub import locate
 from worker.separation.pipeline import SeparationEngine
 from worker.separation.sam_audio import config as configuration
 from worker.separation.sam_audio import official
@@ -44,13 +43,7 @@ class SamAudioEngine(SeparationEngine):
     registered: ClassVar[str]
 
     def __init__(self, host: Host) -> None:
-        spec = lookup(self.registered)
-        if spec.weights is None:
-            raise NightshiftError("weights_missing", f"The engine {spec.name} says nothing of its weights.")
-        # Before gigabytes are fetched for a machine that may not use them.
-        devices.choose(host, spec.name)
-        folder = locate(spec.weights, host.models, host.token, tell=host.on_fetch)
-        super().__init__(separator(spec.name, folder, host))
+        super().__init__(separator(self.registered, hub.folder_of(self.registered, host), host))
 
 
 class SamAudioSmall(SamAudioEngine):

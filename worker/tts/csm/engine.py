@@ -7,12 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from common.engines import lookup
-from common.errors import NightshiftError
 from worker import device as devices
+from worker import hub
 from worker.batches import Batches
 from worker.engine import Host
-from worker.hub import locate
 from worker.tts.csm.model import Csm
 from worker.tts.csm.synthesizer import CsmSynthesizer
 from worker.tts.pipeline import SpeechEngine
@@ -32,13 +30,7 @@ class CsmEngine(SpeechEngine):
     registered: ClassVar[str]
 
     def __init__(self, host: Host) -> None:
-        spec = lookup(self.registered)
-        if spec.weights is None:
-            raise NightshiftError("weights_missing", f"The engine {spec.name} says nothing of its weights.")
-        # Before gigabytes are fetched for a machine that may not use them.
-        devices.choose(host, spec.name)
-        folder = locate(spec.weights, host.models, host.token, tell=host.on_fetch)
-        super().__init__(synthesizer(spec.name, folder, host))
+        super().__init__(synthesizer(self.registered, hub.folder_of(self.registered, host), host))
 
 
 class Csm1b(CsmEngine):
