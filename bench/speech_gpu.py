@@ -12,7 +12,7 @@ from bench.place import Missing
 from bench.scale import Scale
 from bench.speech import loops
 
-ROWS = (2, 4, 8, 16)
+ROWS = (2, 4, 8, 16, 32)
 
 
 def run(scale: Scale, device: str = "cuda", size: str = "base") -> Iterator[Figure]:

@@ -38,7 +38,7 @@ FIGURES = {
     "decoding": {"decode-flac", "decode-mp3", "channels"},
     "segmentation": {"segmentation-memory", "segmentation-once", "segmentation-kept", "segmentation-batch"},
     "speech": {"speech-chapter", "speech-loop", "speech-rows-2", "speech-rows-4"},
-    "speech-gpu": {"speech-loop", *(f"speech-rows-{rows}" for rows in (2, 4, 8, 16))},
+    "speech-gpu": {"speech-loop", *(f"speech-rows-{rows}" for rows in (2, 4, 8, 16, 32))},
     "sam-audio": {
         "speed-0.5s", "memory-0.5s", "speed-1s", "memory-1s", "plain-needs-2s", "memory-flat", "memory-flat-narrow",
         "sampler-2s", "sampler-memory-2s", "sampler-bf16-2s", "two-prompts", "equal-channels", *ERRORS,
