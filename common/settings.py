@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     sam_audio_backend: Literal["native", "official"] = Field(
         "native", description="`official`: SAM-Audio by the official package, where it is installed"
     )
+    sam_audio_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Format of SAM-Audio's matrices; `auto`: bfloat16 where the device has units for it"
+    )
 
     # The language model of conversations
     llm_url: str | None = Field(

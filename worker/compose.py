@@ -32,6 +32,7 @@ def open_runner(settings: Settings, *, lanes: Iterable[str] = ("cpu",), device: 
         models_on_cpu=settings.models_on_cpu,
         compile_models=settings.compile_models,
         sam_audio_backend=settings.sam_audio_backend,
+        sam_audio_dtype=settings.sam_audio_dtype,
         language_server=language_server(settings),
     )
     ready = {spec.name: readiness(spec, host) for spec in specs}

@@ -182,7 +182,8 @@ class Host:
     for a card may run without one.  on_fetch: told of bytes so far and in all while weights are fetched, which may take
     longer than anything else that is silent; raises when the job that waits for them must stop.  language_server: what
     answers questions, where the operator has one.  compile_models: whether networks that can be compiled are.
-    sam_audio_backend: whose network computes SAM-Audio, this project's or the official package's.
+    sam_audio_backend: whose network computes SAM-Audio, this project's or the official package's.  sam_audio_dtype: in
+    which format.
     """
 
     device: str
@@ -194,6 +195,7 @@ class Host:
     language_server: LanguageServer | None = None
     compile_models: bool = False
     sam_audio_backend: Literal["native", "official"] = "native"
+    sam_audio_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     @property
     def lacks_card(self) -> tuple[str, str] | None:

@@ -45,7 +45,6 @@ class Procedures:
         self.wide = scale.pick(quick=SIZES["tiny"], normal=Size(2048, 16, 2))
         self.narrow = scale.pick(quick=SIZES["tiny"], normal=Size(2048, 16, 2, codec=16))
         self._by = _by(scale)
-        self._plain_sampling = 0.0
         # Length in seconds to the published procedure and ours.
         self._wide: dict[float, tuple[Side, Side]] = {}
 
@@ -58,12 +57,6 @@ class Procedures:
 
     def longer(self) -> Iterator[Figure]:
         """What takes the better part of an hour: the whole at the longest that fits, and ours beyond."""
-        shorter = self._by(sides.ours, self._recording(self.long), self.folder, self.narrow, ONCE, bf16=True)
-        yield figure(
-            f"sampler-bf16-{self.long:g}s", f"speed of the sampler over {self.long:g} s in bfloat16",
-            f"that of {PLAIN} in float32, without codec", [self._plain_sampling / shorter.sampling], None,
-            {"ours_s": shorter.sampling},
-        )  # fmt: skip
         longest = self._longest()
         self._wide[longest] = self._both(longest)
         yield from self._compared(longest)
@@ -128,11 +121,20 @@ class Procedures:
         short = self._ours(self.short, self.narrow)
         ours = self._ours(self.long, self.narrow)
         plain = self._by(sides.plain_sampler, self.long, self.folder, self.narrow, ONCE)
-        self._plain_sampling = plain.sampling
+        exact = self._by(
+            sides.ours, self._recording(self.long), self.folder, self.narrow, ONCE, dtype=torch.float32
+        )  # fmt: skip
+        chosen = str(sides.shipped()).rpartition(".")[2]
         yield figure(
-            f"sampler-{self.long:g}s", f"speed of the sampler over {self.long:g} s", f"that of {PLAIN}, without codec",
-            [plain.sampling / ours.sampling], Goal(">=", 3),
+            f"sampler-{self.long:g}s",
+            f"speed of the sampler over {self.long:g} s, as it is shipped, in {chosen} on this CPU",
+            f"that of {PLAIN}, without codec", [plain.sampling / ours.sampling], Goal(">=", 3),
             {"ours_s": ours.sampling, "plain_s": plain.sampling},
+        )  # fmt: skip
+        yield figure(
+            f"sampler-float32-{self.long:g}s", f"speed of the sampler over {self.long:g} s in float32",
+            f"that of {PLAIN}, without codec", [plain.sampling / exact.sampling], None,
+            {"ours_s": exact.sampling, "plain_s": plain.sampling},
         )  # fmt: skip
         yield figure(
             f"sampler-memory-{self.long:g}s", f"peak memory for {self.long:g} s, file in, stems out, narrow codec",

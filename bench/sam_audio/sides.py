@@ -19,6 +19,7 @@ from bench.sam_audio.models import Size, load
 from bench.sam_audio.plain import Plain
 from common.params import SeparationParams
 from tests import media
+from worker import device as devices
 from worker.batches import Batches
 from worker.engine import Artifact, Work
 from worker.separation.pipeline import SeparationEngine
@@ -51,6 +52,11 @@ def busy() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def shipped() -> torch.dtype:
+    """The format that the engine chooses on this CPU."""
+    return devices.matrix_dtype(torch.device("cpu"))
+
+
 def plain(path: Path, folder: Path, size: Size, schedule: Schedule) -> Side:
     """The published procedure on a mono file at 48 kHz."""
     procedure = Plain(load(size, folder), busy)
@@ -73,9 +79,9 @@ def plain_sampler(seconds: float, folder: Path, size: Size, schedule: Schedule) 
     return watch.side(watch.seconds)
 
 
-def ours(path: Path, folder: Path, size: Size, schedule: Schedule, bf16: bool = False) -> Side:
-    """The engine as it is shipped, on the same file. bf16: with the format a card has, not that of a CPU."""
-    engine, form = built(load(size, folder, dtype=torch.bfloat16 if bf16 else torch.float32))
+def ours(path: Path, folder: Path, size: Size, schedule: Schedule, dtype: torch.dtype | None = None) -> Side:
+    """The engine on the same file. dtype: of the layers; None: as it is shipped."""
+    engine, form = built(load(size, folder, dtype=dtype or shipped()))
     with scheduled(schedule), _Watch() as watch:
         separate(engine, path, folder / "ours", [PROMPT])
     return watch.side(form.seconds)
@@ -85,7 +91,7 @@ def times(
     paths: Sequence[Path], prompts: Sequence[Sequence[str]], folder: Path, size: Size, schedule: Schedule
 ) -> list[float]:
     """Processor seconds of a job on each file, with its prompts, in turn on one model; the first runs twice."""
-    model = load(size, folder)
+    model = load(size, folder, dtype=shipped())
     taken = []
     with scheduled(schedule):
         for path, asked in [(paths[0], prompts[0]), *zip(paths, prompts, strict=True)]:

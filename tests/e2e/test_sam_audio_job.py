@@ -73,6 +73,8 @@ def stack(
         broker_prefix="sam",
         models_dir=models,
         models_on_cpu=True,
+        # So that what a killed worker's successor makes can be held to 1e-4 on any machine.
+        sam_audio_dtype="float32",
         hf_token="stranger",
     )
 

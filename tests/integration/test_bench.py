@@ -41,7 +41,7 @@ FIGURES = {
     "speech-gpu": {"speech-loop", *(f"speech-rows-{rows}" for rows in (2, 4, 8, 16, 32))},
     "sam-audio": {
         "speed-0.5s", "memory-0.5s", "speed-1s", "memory-1s", "plain-needs-2s", "memory-flat", "memory-flat-narrow",
-        "sampler-2s", "sampler-memory-2s", "sampler-bf16-2s", "two-prompts", "equal-channels", *ERRORS,
+        "sampler-2s", "sampler-memory-2s", "sampler-float32-2s", "two-prompts", "equal-channels", *ERRORS,
     },
     "sam-audio-gpu": {
         *(f"levers-{lever}" for lever in LEVERS), "against-bf16", "times-real-time", "batch-1", "batch-2",

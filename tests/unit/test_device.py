@@ -39,6 +39,23 @@ def test_a_card_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch) -> 
         device.choose(Host("cuda:0", Path("/nowhere"), models_on_cpu=True), "big")
 
 
+@pytest.mark.parametrize(
+    ("told", "dtype"),
+    [({"amx_bf16": True}, torch.bfloat16), ({"amx_bf16": False}, torch.float32), ({}, torch.float32)],
+)
+def test_matrices_are_short_where_the_cpu_has_units_for_them(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert device.matrix_dtype(torch.device("cpu")) == dtype
+    assert device.matrix_dtype(torch.device("cuda:0")) == torch.bfloat16
+
+
+def test_an_older_torch_does_not_tell_what_a_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert device.matrix_dtype(torch.device("cpu")) == torch.float32
+
+
 def test_workers_tell_whether_they_can_run_what_is_made_for_a_card() -> None:
     spec = REGISTRY["hdemucs"]
     told = compose.readiness(spec, CPU)

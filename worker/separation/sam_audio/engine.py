@@ -70,12 +70,12 @@ def separator(
 ) -> SamAudioSeparator:
     """A checkpoint's folder, loaded.
 
-    dtype: of the transformer's layers; None: bfloat16 on a card, float32 on a CPU.
+    dtype: of the transformer's layers; None: as the host says, `auto` being the fastest that its device has.
     window, overlap: latent frames; they, the dtype and the scheme are part of the version.
     Raises `weights_missing`, `weights_invalid`, `device_missing`, `gpu_oom`.
     """
     device = devices.choose(host, name)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or _dtype(host, device)
     config = configuration.read(folder)
     # Before they are read: the weights, and the least that computing takes beside them.
     stored = torch.float32 if host.sam_audio_backend == "official" else dtype
@@ -117,6 +117,13 @@ def too_small(name: str, device: torch.device, needed: int, dtype: torch.dtype) 
         names = [other for other in fitting(there.free, dtype) if other != name]
         error.hint += f" What is free now would do for {names[0]}." if names else " No smaller size would fit either."
     return error
+
+
+def _dtype(host: Host, device: torch.device) -> torch.dtype:
+    if host.sam_audio_dtype == "auto":
+        return devices.matrix_dtype(device)
+    chosen: torch.dtype = getattr(torch, host.sam_audio_dtype)
+    return chosen
 
 
 def _load(folder: Path, device: torch.device, dtype: torch.dtype, host: Host) -> SamAudio:
