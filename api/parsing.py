@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_origin
 
 from flask import request
@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from common.errors import NightshiftError
+from common.pointers import located, pointer, walk
 
 MAX_JSON_BYTES = 1_000_000
 
@@ -46,7 +47,7 @@ def json_body(adapter: TypeAdapter[Any], complete: Callable[[Any], Any] | None =
         return adapter.validate_python(value)
     except ValidationError as error:
         found = [
-            {"pointer": pointer(item["loc"], value), "detail": _sentence(item)} for item in _details(error.errors())
+            {"pointer": located(item["loc"], value), "detail": _sentence(item)} for item in _details(error.errors())
         ]
         raise _invalid(found) from error
 
@@ -60,27 +61,6 @@ def headers(model: type[BaseModel]) -> BaseModel:
     """The headers that the model names by its aliases. Raises `invalid_request`."""
     names = [field.alias or name for name, field in model.model_fields.items()]
     return _fields(model, {name: request.headers.getlist(name) for name in names if name in request.headers}, "header")
-
-
-def pointer(loc: Sequence[int | str], value: Any) -> str:
-    """The JSON pointer (RFC 6901) of a place in the body, from pydantic's `loc`.
-
-    pydantic also names validators and members of unions in `loc`: what is not in the body is left out, except a last
-    part, which is a member that is missing.
-    """
-    parts: list[str] = []
-    for position, part in enumerate(loc):
-        last = position == len(loc) - 1
-        if isinstance(value, Mapping) and isinstance(part, str):
-            if part not in value and not last:
-                continue
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int):
-            value = value[part] if part < len(value) else None
-        else:
-            continue
-        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
-    return "".join(f"/{part}" for part in parts)
 
 
 def _fields(model: type[BaseModel], given: Mapping[str, list[str]], where: str) -> BaseModel:
@@ -129,17 +109,10 @@ def _invalid(found: list[dict[str, str]]) -> NightshiftError:
 
 
 def _nul(value: Any) -> str | None:
-    """Pointer to a text with NUL, which PostgreSQL cannot keep. The parser bounds the depth."""
-    stack: list[tuple[tuple[int | str, ...], Any]] = [((), value)]
-    while stack:
-        loc, item = stack.pop()
-        if isinstance(item, str) and "\0" in item:
-            return pointer(loc, value)
-        if isinstance(item, dict):
-            for name, member in item.items():
-                if "\0" in name:
-                    return pointer(loc, value)
-                stack.append(((*loc, name), member))
-        elif isinstance(item, list):
-            stack += [((*loc, i), member) for i, member in enumerate(item)]
+    """Pointer to a text with NUL, which PostgreSQL cannot keep, or to the object with such a name. The parser bounds
+    the depth."""
+    for way, item in walk(value):
+        named = isinstance(item, dict) and any("\0" in name for name in item)
+        if named or (isinstance(item, str) and "\0" in item):
+            return pointer(way)
     return None

@@ -50,6 +50,9 @@ def test_what_pydantic_names_beside_the_value_is_left_out(value: Any) -> None:
         (("prompts", 0, "name"), "/prompts/0/name"),
         (("prompts", 9), "/prompts/9"),
         (("a/b",), "/a~1b"),
+        (("separation", "input", "url"), "/input/url"),
+        (("input", "function-after[check()]", "url"), "/input/url"),
+        (("a/b", "inner"), "/a~1b"),
         ((), ""),
     ],
 )
