@@ -1,12 +1,15 @@
 // The page: a key, and the view that its address names.
 
+import { BatchView } from "./batch.js";
+import { BatchesView } from "./batches.js";
 import { call, key, takeKeyFromAddress } from "./client.js";
 import { JobView } from "./job.js";
 import { JobsView } from "./jobs.js";
 import { Notice } from "./notice.js";
 import { routeOf } from "./route.js";
+import { StartView } from "./start.js";
 
-const VIEWS = { jobs: JobsView, job: JobView };
+const VIEWS = { jobs: JobsView, job: JobView, batches: BatchesView, batch: BatchView, start: StartView };
 
 const $ = (id) => document.getElementById(id);
 const notice = new Notice($("notice"), () => leave("That key is not known here, or was revoked."));
