@@ -169,6 +169,35 @@ def test_what_is_wrong_is_told_beside_its_field(up: Up, page: Page) -> None:
     expect(page.locator(".unprepared")).to_contain_text("feed")
 
 
+def test_a_plan_shows_whatever_figures_there_are(up: Up, page: Page) -> None:
+    url = up.receiver.url("/figures/feed.xml")
+    up.receiver.serve("/figures/feed.xml", Answer(body=b'<rss version="2.0"><channel><title>A</title></channel></rss>'))
+    forecast = {
+        "earliest": None, "likely": None, "latest": None, "by_close": None,
+        "worker_seconds": {"low": 60, "likely": 120, "high": 300},
+        "missing": [{"why": "lengths_unknown", "engine": "fast", "lane": "cpu"}],
+    }  # fmt: skip
+    more = {"nights": 3, "result_bytes": 5_000_000, "card_seconds": {"low": 3600, "likely": 7200, "high": 9000}}
+
+    def answer(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "forecast": forecast, **more})
+
+    page.route("**/v1/batches?dry_run=true", answer)
+    _enter(up, page, "#/batches/new")
+    page.get_by_label("Feed, or pattern").fill(url)
+    expect(page.get_by_label("Preset")).not_to_have_value("")
+    page.get_by_role("button", name="Plan").click()
+    expect(_fact(page, "Nights")).to_have_text("3")
+    expect(_fact(page, "Result bytes")).to_have_text("5.0 MB")
+    expect(_fact(page, "Card")).to_have_text("about 2 h (60 min to 2 h 30 min)")
+    expect(page.locator(".plan .lines li")).to_have_text(
+        [
+            "How long the recordings are is not known. The first of them to be read will tell.",
+            "About 2 (1 to 5) worker minutes left.",
+        ]
+    )
+
+
 def test_a_start_that_broke_off_makes_one_batch(up: Up, page: Page) -> None:
     url = up.receiver.url("/broken-off/feed.xml")
     up.receiver.serve(
@@ -359,5 +388,15 @@ def test_states_risks_and_forecasts_in_words(up: Up, page: Page) -> None:
         "About 12 (9 to 16) worker hours left.",
         "About 82 % (64 % to 97 %) of what is left is done by tomorrow 06:00, when its window closes.",
     ]
+    speech = {"id": "job_1", "input": None, "inputs": None, "params": {"text": "Good night."}, "metadata": {}}
+    assert _said(page, "words.nameOf", speech) == "Good night."
+    pictures = {
+        "id": "job_1",
+        "input": None,
+        "inputs": [{"url": "https://a.example/1.png"}],
+        "params": {},
+        "metadata": {},
+    }
+    assert _said(page, "words.nameOf", pictures) == "https://a.example/1.png"
     missing = {"missing": [{"why": "no_cards", "engine": "sam-audio-base", "lane": "gpu"}]}
     assert "No worker takes jobs of the lane gpu." in _said(page, "forecast.missingOf", missing)[0]
