@@ -2,10 +2,12 @@
 
 const STORED = "nightshift-key";
 
+// places: what is wrong with which member of the request, [{pointer, detail}].
 export class Refused extends Error {
   constructor(problem) {
     super([problem.detail, problem.hint].filter(Boolean).join(" "));
     this.code = problem.code;
+    this.places = problem.errors ?? (problem.pointer ? [{ pointer: problem.pointer, detail: this.message }] : []);
   }
 }
 
@@ -23,6 +25,11 @@ export function takeKeyFromAddress() {
   history.replaceState(null, "", location.pathname + location.search);
 }
 
+// For an Idempotency-Key. randomUUID is only there on https and on this machine itself.
+export function unique() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 async function answered(response) {
   if (response.status === 204) return null;
   let body = null;
@@ -35,16 +42,50 @@ async function answered(response) {
   throw new Refused(body?.code ? body : { code: "unavailable", detail: `The service answered ${response.status}.` });
 }
 
-export async function call(method, path, body, headers = {}) {
+async function send(method, path, body, headers = {}) {
   const sent = { Authorization: `Bearer ${key.get()}`, ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
-  let response;
   try {
-    response = await fetch(path, { method, headers: sent, body: body === undefined ? undefined : JSON.stringify(body) });
+    return await fetch(path, { method, headers: sent, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch {
     throw new Refused({ code: "unavailable", detail: "The service cannot be reached." });
   }
-  return answered(response);
+}
+
+export async function call(method, path, body, headers) {
+  return answered(await send(method, path, body, headers));
+}
+
+const broke = () => new Refused({ code: "unavailable", detail: "The connection broke." });
+
+// A link cannot carry the key: the file is fetched, and then saved from here.
+export async function save(path, filename) {
+  const response = await send("GET", path);
+  if (!response.ok) return answered(response);
+  const blob = await response.blob().catch(() => Promise.reject(broke()));
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: filename });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+// The first objects of a file of JSON lines; the rest of it is not fetched.
+export async function firstLines(path, most) {
+  const response = await send("GET", path);
+  if (!response.ok) return answered(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      text += value ?? "";
+      const lines = text.split("\n").slice(0, -1);
+      if (done || lines.length >= most) return lines.slice(0, most).map((line) => JSON.parse(line));
+    }
+  } catch {
+    throw broke();
+  } finally {
+    reader.cancel().catch(() => {});
+  }
 }
 
 // XMLHttpRequest, because fetch does not tell how much of a body has gone out.
@@ -56,7 +97,7 @@ export function upload(file, onProgress) {
     const media = /^(audio|video|image)\/[\w.+-]+$/.test(file.type) ? file.type : "application/octet-stream";
     request.setRequestHeader("Content-Type", media);
     request.upload.onprogress = (event) => onProgress(event.loaded / event.total);
-    request.onerror = () => reject(new Refused({ code: "unavailable", detail: "The connection broke." }));
+    request.onerror = () => reject(broke());
     request.onload = () =>
       answered(new Response(request.status === 204 ? null : request.responseText, { status: request.status })).then(resolve, reject);
     request.send(file);

@@ -1,14 +1,20 @@
 // One job on the page: made once, then brought up to date in place, so that focus and playing audio stay.
 
 import { call } from "./client.js";
+import { made, tell, tellOrHide } from "./dom.js";
+import { toBatch, toJob } from "./route.js";
+import { Watch } from "./watch.js";
+import { errorText, nameOf, progressOf, size } from "./words.js";
 
 const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
+const POLL_MS = 1000;
+
+export const isEnded = (job) => ENDED.has(job.state);
 
 export class JobCard {
-  constructor(job, complain) {
-    this.element = document.getElementById("job").content.firstElementChild.cloneNode(true);
-    this.complain = complain;
-    this.find = (selector) => this.element.querySelector(selector);
+  constructor(job, notice) {
+    [this.element, this.find] = made("job");
+    this.notice = notice;
     this.find(".cancel").onclick = () => this.act("POST", "/cancel");
     this.find(".retry").onclick = () => this.act("POST", "/retry");
     this.find(".delete").onclick = () => this.act("DELETE", "");
@@ -17,26 +23,24 @@ export class JobCard {
   }
 
   get ended() {
-    return ENDED.has(this.job.state);
+    return isEnded(this.job);
   }
 
   update(job) {
     this.job = job;
-    const name = job.metadata.filename || job.input.url || job.input.s3 || job.input.upload || job.input.job;
-    this.find("h3").textContent = name;
+    const name = this.find("h3 a");
+    tell(name, nameOf(job));
+    name.href = toJob(job.id);
     const state = this.find(".state");
     const stopping = job.cancel_requested && !this.ended;
     state.dataset.state = job.state;
-    state.textContent = stopping ? "stopping" : job.state;
+    tell(state, stopping ? "stopping" : job.state);
     state.title = job.reason.replaceAll("_", " ");
-    const prompts = (job.params.prompts || []).map((prompt) => prompt.description).join(", ");
-    this.find(".what").textContent = `${prompts} · ${job.engine} · ${new Date(job.created_at).toLocaleString()}`;
-    this.find(".id").textContent = job.id;
+    const prompts = (job.params.prompts || []).map((prompt) => prompt.description ?? prompt.name);
+    tell(this.find(".what"), [...prompts.filter(Boolean), job.engine, new Date(job.created_at).toLocaleString()].join(" · "));
+    tell(this.find(".id"), job.id);
     this.#moving(job);
-    const why = this.find(".why");
-    const error = job.state === "succeeded" ? null : job.error;
-    why.hidden = !error;
-    why.textContent = error ? [error.message, error.hint].filter(Boolean).join(" ") : "";
+    tellOrHide(this.find(".why"), job.error && job.state !== "succeeded" ? errorText(job.error) : "");
     this.find(".cancel").hidden = this.ended || stopping;
     this.find(".retry").hidden = !["failed", "cancelled", "expired"].includes(job.state);
     this.find(".delete").hidden = !this.ended;
@@ -44,30 +48,31 @@ export class JobCard {
   }
 
   #moving(job) {
-    const progress = job.progress;
     this.find(".moving").hidden = job.state !== "running";
     if (job.state !== "running") return;
     const bar = this.find("progress");
-    bar.setAttribute("aria-label", `Progress of ${this.find("h3").textContent}`);
-    if (progress?.percent == null) bar.removeAttribute("value");
-    else bar.value = progress.percent;
-    const parts = [progress?.phase || "starting"];
-    if (progress?.percent != null) parts.push(`${Math.floor(progress.percent)} %`);
-    if (progress?.blocks > 1) parts.push(`block ${progress.block ?? 0} of ${progress.blocks}`);
-    if (progress?.eta_seconds != null) parts.push(`${span(progress.eta_seconds)} left`);
-    this.find(".figures").textContent = parts.join(" · ");
+    bar.setAttribute("aria-label", `Progress of ${nameOf(job)}`);
+    if (job.progress?.percent == null) bar.removeAttribute("value");
+    else bar.value = job.progress.percent;
+    tell(this.find(".figures"), progressOf(job));
   }
 
   async act(method, action) {
+    this.notice.clear();
     try {
       const job = await call(method, `/v1/jobs/${this.job.id}${action}`);
       if (job) {
         this.hideResults();
         this.update(job);
-      } else this.element.dispatchEvent(new CustomEvent("deleted", { bubbles: true, detail: this.job.id }));
+        this.#announce("changed", job);
+      } else this.#announce("deleted", this.job);
     } catch (error) {
-      this.complain(error);
+      this.notice.complain(error);
     }
+  }
+
+  #announce(what, job) {
+    this.element.dispatchEvent(new CustomEvent(what, { bubbles: true, detail: job }));
   }
 
   hideResults() {
@@ -76,15 +81,19 @@ export class JobCard {
     this.find(".show").setAttribute("aria-expanded", "false");
   }
 
-  async toggle() {
-    if (!this.find(".results").hidden) return this.hideResults();
+  toggle() {
+    if (this.find(".results").hidden) this.showResults();
+    else this.hideResults();
+  }
+
+  async showResults() {
     try {
       const results = await call("GET", `/v1/jobs/${this.job.id}/results`);
       this.find(".results").replaceChildren(...results.warnings.map(warning), ...results.outputs.map(output).filter(Boolean));
       this.find(".results").hidden = false;
       this.find(".show").setAttribute("aria-expanded", "true");
     } catch (error) {
-      this.complain(error);
+      this.notice.complain(error);
     }
   }
 }
@@ -116,15 +125,44 @@ function here(address) {
   return url.pathname.startsWith("/v1/files/") ? url.pathname : address;
 }
 
-function size(bytes) {
-  const units = ["B", "kB", "MB", "GB"];
-  let step = 0;
-  for (; bytes >= 1000 && step < units.length - 1; step++) bytes /= 1000;
-  return `${bytes.toFixed(step && bytes < 10 ? 1 : 0)} ${units[step]}`;
-}
+// One job by itself, at an address of its own: what it made is open.
+export class JobView {
+  constructor({ id }, page) {
+    [this.element, this.find] = made("job-view");
+    this.id = id;
+    this.page = page;
+    this.watch = new Watch(
+      () => call("GET", `/v1/jobs/${id}`),
+      (job) => this.#show(job),
+      page.notice,
+    );
+    this.element.addEventListener("changed", () => this.watch.now());
+    this.element.addEventListener("deleted", () => history.back());
+  }
 
-function span(seconds) {
-  if (seconds < 90) return `${Math.ceil(seconds)} s`;
-  const minutes = Math.ceil(seconds / 60);
-  return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  open() {
+    this.page.title("Job");
+    this.watch.now();
+  }
+
+  close() {
+    this.watch.stop();
+  }
+
+  #show(job) {
+    const first = !this.card;
+    this.card ??= new JobCard(job, this.page.notice);
+    if (first) this.find(".jobs").append(this.card.element);
+    this.card.update(job);
+    this.page.title(nameOf(job));
+    const batch = this.find(".batch");
+    batch.hidden = !job.batch_id;
+    tell(batch, `Of the batch ${job.batch}`);
+    batch.href = toBatch(job.batch_id ?? "");
+    if (job.state === "succeeded" && this.shown !== job.attempt) {
+      this.shown = job.attempt;
+      this.card.showResults();
+    }
+    return isEnded(job) ? null : POLL_MS;
+  }
 }

@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import ConsoleMessage, Error, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser import browser, complaints, page
 from tests.e2e.conftest import Up
-from tests.servers.availability import unavailable
 
-PATIENCE_MS = 60_000
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        unavailable("Chromium", "it is not installed", "apt-get install chromium")
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(
-                executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-            )
-        except Error as error:
-            unavailable("Chromium", str(error))
-        opened = browser.new_page()
-        opened.set_default_timeout(PATIENCE_MS)
-        yield opened
-        browser.close()
+__all__ = ["browser", "page"]
 
 
 def test_a_file_goes_in_and_its_stems_come_out(up: Up, page: Page, episode: Path) -> None:
-    said: list[str] = []
-
-    def listen(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            said.append(message.text)
-
-    page.on("console", listen)
-    page.on("pageerror", lambda error: said.append(str(error)))
+    said = complaints(page)
     page.goto(f"{up.url}/#key={up.token}")
-    expect(page.get_by_label("What to take out of it")).to_have_value("speech", timeout=PATIENCE_MS)
+    expect(page.get_by_label("What to take out of it")).to_have_value("speech")
     assert up.token not in page.url, "the key is taken out of the address"
 
     page.get_by_label("File", exact=True).set_input_files(episode)
     page.get_by_role("button", name="Submit").click()
     job = page.locator("article").first
-    expect(job.locator("h3")).to_have_text(episode.name, timeout=PATIENCE_MS)
-    expect(job.locator(".state")).to_have_text("succeeded", timeout=PATIENCE_MS)
+    expect(job.locator("h3")).to_have_text(episode.name)
+    expect(job.locator(".state")).to_have_text("succeeded")
 
     job.get_by_role("button", name="Results").click()
     picture = job.locator("img").first
@@ -70,4 +42,4 @@ def test_a_wrong_key_is_told(up: Up, page: Page) -> None:
     page.goto(up.url)
     page.get_by_label("API key").fill("ns_wrong")
     page.get_by_role("button", name="Enter").click()
-    expect(page.get_by_role("alert")).to_have_text("That key is not known here, or was revoked.", timeout=PATIENCE_MS)
+    expect(page.get_by_role("alert")).to_have_text("That key is not known here, or was revoked.")
