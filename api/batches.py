@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from flask import Response, request, stream_with_context, url_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,13 +28,15 @@ from common.db.keys import Scope
 from common.engines import Lane
 from common.errors import NightshiftError
 from common.jobs import batches, outlook, transfers
-from common.jobs.batch import Batch, BatchState, OnError
+from common.jobs.batch import Batch, BatchState, OnError, Reject
 from common.jobs.job import Job
 from common.jobs.outlook import Outlook
 from common.jobs.transfers import Transfer
 from common.params.batch import BatchRequest, BatchWork
 from common.states import UNSUCCESSFUL, State
 from common.windows import Windows
+
+T = TypeVar("T")
 
 resource = Resource("batches", "Batches", "Many jobs at once, run in their window")
 
@@ -370,14 +372,10 @@ def _told(job: Job) -> dict[str, Any]:
 
 
 def _items(batch_id: str, states: tuple[State, ...]) -> Iterator[Job]:
-    after = 0
-    while True:
-        with service().database.read() as tx:
-            found = batches.items(tx, batch_id, after=after, limit=_PAGE, states=states)
-        yield from found
-        if len(found) < _PAGE:
-            return
-        after = found[-1].batch_item or 0
+    def page(tx: Tx, after: int) -> list[Job]:
+        return batches.items(tx, batch_id, after=after, limit=_PAGE, states=states)
+
+    return _pages(page, lambda job: job.batch_item or 0)
 
 
 def _delivered(batch: Batch) -> Iterator[tuple[Job, Transfer | None]]:
@@ -390,25 +388,29 @@ def _delivered(batch: Batch) -> Iterator[tuple[Job, Transfer | None]]:
 
 
 def _undelivered(batch_id: str) -> Iterator[tuple[Job, Transfer]]:
+    def page(tx: Tx, after: int) -> list[tuple[Job, Transfer]]:
+        return transfers.undelivered(tx, batch_id, after=after, limit=_PAGE)
+
+    return _pages(page, lambda one: one[1].item)
+
+
+def _rejects(batch_id: str) -> Iterator[Reject]:
+    def page(tx: Tx, after: int) -> list[Reject]:
+        return batches.rejects(tx, batch_id, after=after, limit=_PAGE)
+
+    return _pages(page, lambda reject: reject.item)
+
+
+def _pages(page: Callable[[Tx, int], list[T]], item: Callable[[T], int]) -> Iterator[T]:
+    """All that pages hold, each read in a transaction of its own. item: the place that the next one begins after."""
     after = 0
     while True:
         with service().database.read() as tx:
-            found = transfers.undelivered(tx, batch_id, after=after, limit=_PAGE)
+            found = page(tx, after)
         yield from found
         if len(found) < _PAGE:
             return
-        after = found[-1][1].item
-
-
-def _rejects(batch_id: str) -> Iterator[Any]:
-    after = 0
-    while True:
-        with service().database.read() as tx:
-            found = batches.rejects(tx, batch_id, after=after, limit=_PAGE)
-        yield from found
-        if len(found) < _PAGE:
-            return
-        after = found[-1].item
+        after = item(found[-1])
 
 
 def _stream(found: Iterator[Any], line: Callable[[Any], dict[str, Any]], filename: str) -> Response:
