@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.jobs import claimed, new_key
 from tests.servers.moto import MotoServer
 from tests.servers.s3 import s3_settings
 from tests.servers.swift import S3Server
-from worker import transfer
+from worker import outbox, transfer
 from worker.transfer import Carrier
 
 pytestmark = pytest.mark.timeout(120)
@@ -246,3 +247,32 @@ def test_killed_between_copy_and_commit(s3_server: S3Server, bucket: str, tmp_pa
     with house.database.read() as tx:
         assert tx.execute(select(rows.c.tries)).scalar_one() == 2
     house.database.dispose()
+
+
+def test_a_copy_that_takes_long_stays_with_its_deliverer(
+    s3_server: S3Server, bucket: str, tmp_path: Path, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "HOLD_SECONDS", 2.0)
+    monkeypatch.setattr(outbox, "POLL_SECONDS", 0.05)
+    bring, go_on = S3Outputs.bring, threading.Event()
+
+    def slowly(*args: Any, **more: Any) -> None:
+        assert go_on.wait(60)
+        bring(*args, **more)
+
+    monkeypatch.setattr(S3Outputs, "bring", slowly)
+    settings = in_folder(s3_server, tmp_path, bucket)
+    batch = delivering(sqlite_database, open_store(settings), bucket)
+
+    def held_until() -> datetime | None:
+        with sqlite_database.read() as tx:
+            found: datetime | None = tx.execute(select(rows.c.next_at).where(rows.c.tries == 1)).scalar_one_or_none()
+            return found
+
+    with carrying(settings, sqlite_database):
+        try:
+            first = wait_for(held_until, 30)
+            wait_for(lambda: (held_until() or first) > first, 30)
+        finally:
+            go_on.set()
+        assert ended(sqlite_database, batch).delivered == 1
