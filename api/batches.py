@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, cast
+from itertools import islice
+from typing import Any, BinaryIO, TypeVar, cast
 
 from flask import Response, request, stream_with_context, url_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,17 +22,21 @@ from api.results import linked
 from common import naming
 from common.batches import control, planning
 from common.batches.intake import Intake
+from common.batches.outputs import paths, targets
 from common.db.engine import Tx
 from common.db.keys import Scope
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import batches, outlook
-from common.jobs.batch import Batch, BatchState, OnError
+from common.jobs import batches, outlook, transfers
+from common.jobs.batch import Batch, BatchState, OnError, Reject
 from common.jobs.job import Job
 from common.jobs.outlook import Outlook
+from common.jobs.transfers import Transfer
 from common.params.batch import BatchRequest, BatchWork
 from common.states import UNSUCCESSFUL, State
 from common.windows import Windows
+
+T = TypeVar("T")
 
 resource = Resource("batches", "Batches", "Many jobs at once, run in their window")
 
@@ -65,6 +70,9 @@ class BatchOptions(BaseModel):
     weight: float = Field(1.0, gt=0, le=1000)
     naming: str | None = Field(None, max_length=300)
     only_new: bool | None = None
+    deliver: str | None = Field(None, max_length=400, description="`s3://bucket/prefix/` to copy the results to")
+    deliver_overwrite: bool = False
+    deliver_pictures: bool = False
 
 
 class BatchListQuery(PageQuery):
@@ -137,7 +145,12 @@ def _only_dry_run() -> None:
 
 def _work(query: BatchOptions) -> BatchWork:
     """What the query says of a manifest."""
-    told = query.model_dump(exclude={"dry_run", "window"}, exclude_none=True)
+    told = query.model_dump(
+        exclude={"dry_run", "window", "deliver", "deliver_overwrite", "deliver_pictures"}, exclude_none=True
+    )
+    if query.deliver is not None:
+        how = {"overwrite": query.deliver_overwrite, "pictures": query.deliver_pictures}
+        told["deliver"] = {"to": query.deliver, **how}
     if query.window is not None:
         told["window"] = Windows.parse(query.window)
     try:
@@ -211,8 +224,9 @@ def list_items(batch_id: str, query: ItemQuery) -> Any:
     with service().database.read() as tx:
         _find(tx, batch_id)
         found = batches.items(tx, batch_id, after=after, limit=query.limit + 1, states=query.state)
+        known = transfers.of(tx, [job.id for job in found])
     items, cursor, link = cut(name, query, found, key=lambda job: str(job.batch_item))
-    return schemas.ItemPage(items=[item_view(job) for job in items], next=cursor), 200, link
+    return schemas.ItemPage(items=[item_view(job, known.get(job.id)) for job in items], next=cursor), 200, link
 
 
 # --- Steering ---------------------------------------------------------------------------------------------------------
@@ -274,12 +288,14 @@ def cancel_batch(batch_id: str) -> Any:
     errors=("state_conflict", "quota_exceeded"),
 )
 def retry_batch(batch_id: str) -> Any:
-    """Runs again what failed or expired; a batch that was over goes on."""
+    """Runs again what failed or expired; a batch that was over goes on. Deliveries that failed are tried again too."""
     with service().database.read() as tx:
         _find(tx, batch_id)
     done = control.retry_failed(service().database, batch_id, service().settings.max_waiting_per_key)
     _fill()
-    return schemas.Retried(again=done.again, refused=done.refused, batch=_answer(batch_id)), 202
+    return schemas.Retried(
+        again=done.again, refused=done.refused, deliveries=done.deliveries, batch=_answer(batch_id)
+    ), 202
 
 
 # --- What came of it --------------------------------------------------------------------------------------------------
@@ -294,19 +310,22 @@ def retry_batch(batch_id: str) -> Any:
 )
 def get_output(batch_id: str) -> Any:
     """Each line names an item, its job and its outputs, with the names that the batch's template gives them and links
-    that work for a while without a key."""
+    that work for a while without a key. `delivered` is the `s3://` address where a copy lies, null where none does."""
     with service().database.read() as tx:
         batch = _find(tx, batch_id)
     template = naming.Template.parse(batch.template["naming"])
 
-    def line(job: Job) -> dict[str, Any]:
+    def line(found: tuple[Job, Transfer | None]) -> dict[str, Any]:
+        job, transfer = found
+        done = transfer is not None and transfer.state == "done"
+        places = zip(linked(job), paths(batch, template, job), targets(batch, template, job), strict=True)
         outputs = [
-            {**output.model_dump(mode="json", exclude_none=True), "path": path}
-            for output, path in zip(linked(job), paths(batch, template, job), strict=True)
+            {**output.model_dump(mode="json", exclude_none=True), "path": path, "delivered": target if done else None}
+            for output, path, target in places
         ]
         return {"item": job.batch_item, "job": job.id, **_told(job), "outputs": outputs}
 
-    return _stream(_items(batch_id, (State.SUCCEEDED,)), line, f"{batch_id}-output.jsonl")
+    return _stream(_delivered(batch), line, f"{batch_id}-output.jsonl")
 
 
 @resource.operation(
@@ -315,11 +334,16 @@ def get_output(batch_id: str) -> Any:
     "Get what went wrong in a batch",
     scope=Scope.READ,
     answers={
-        200: Answer("A line for each item that could not become a job, or whose job did not succeed", media=_LINES)
+        200: Answer(
+            "A line for each item that could not become a job, whose job did not succeed, or whose results could not "
+            "be delivered",
+            media=_LINES,
+        )
     },
 )
 def get_errors(batch_id: str) -> Any:
-    """First the items that could not become jobs, then the jobs that failed, expired or were cancelled."""
+    """First the items that could not become jobs, then the jobs that failed, expired or were cancelled, then those that
+    succeeded but whose results could not be delivered, with the state `undelivered`."""
     with service().database.read() as tx:
         _find(tx, batch_id)
 
@@ -327,25 +351,18 @@ def get_errors(batch_id: str) -> Any:
         if isinstance(one, Job):
             error = dict(one.error) if one.error else {"code": str(one.state), "message": f"The job was {one.state}."}
             return {"item": one.batch_item, "job": one.id, "state": one.state, **_told(one), "error": error}
+        if isinstance(one, tuple):
+            job, transfer = one
+            state = {"item": job.batch_item, "job": job.id, "state": "undelivered"}
+            return {**state, **_told(job), "error": dict(transfer.error)}
         return {"state": "rejected", "job": None, **reject_view(one).model_dump(exclude_unset=True)}
 
     def found() -> Iterator[Any]:
         yield from _rejects(batch_id)
         yield from _items(batch_id, tuple(sorted(UNSUCCESSFUL)))
+        yield from _undelivered(batch_id)
 
     return _stream(found(), line, f"{batch_id}-errors.jsonl")
-
-
-def paths(batch: Batch, template: naming.Template, job: Job) -> list[str]:
-    """Where the outputs of a job belong, by the batch's template; no two of a batch are the same."""
-    given = {**(job.item or {}), "batch": batch.name, "index": str(job.batch_item), "job": job.id}
-    suffix = given.pop("suffix", "")
-    outputs = (job.result or {})["outputs"]
-    names = []
-    for output in outputs:
-        stem, _, ending = str(output["filename"]).rpartition(".")
-        names.append(template.render(given, stem or output["name"], ending, suffix))
-    return names
 
 
 def _told(job: Job) -> dict[str, Any]:
@@ -355,25 +372,45 @@ def _told(job: Job) -> dict[str, Any]:
 
 
 def _items(batch_id: str, states: tuple[State, ...]) -> Iterator[Job]:
+    def page(tx: Tx, after: int) -> list[Job]:
+        return batches.items(tx, batch_id, after=after, limit=_PAGE, states=states)
+
+    return _pages(page, lambda job: job.batch_item or 0)
+
+
+def _delivered(batch: Batch) -> Iterator[tuple[Job, Transfer | None]]:
+    """Jobs that have succeeded, each with the delivery of its results."""
+    found = _items(batch.id, (State.SUCCEEDED,))
+    while part := list(islice(found, _PAGE)):
+        with service().database.read() as tx:
+            known = transfers.of(tx, [job.id for job in part]) if batch.deliver else {}
+        yield from ((job, known.get(job.id)) for job in part)
+
+
+def _undelivered(batch_id: str) -> Iterator[tuple[Job, Transfer]]:
+    def page(tx: Tx, after: int) -> list[tuple[Job, Transfer]]:
+        return transfers.undelivered(tx, batch_id, after=after, limit=_PAGE)
+
+    return _pages(page, lambda one: one[1].item)
+
+
+def _rejects(batch_id: str) -> Iterator[Reject]:
+    def page(tx: Tx, after: int) -> list[Reject]:
+        return batches.rejects(tx, batch_id, after=after, limit=_PAGE)
+
+    return _pages(page, lambda reject: reject.item)
+
+
+def _pages(page: Callable[[Tx, int], list[T]], item: Callable[[T], int]) -> Iterator[T]:
+    """All that pages hold, each read in a transaction of its own. item: the place that the next one begins after."""
     after = 0
     while True:
         with service().database.read() as tx:
-            found = batches.items(tx, batch_id, after=after, limit=_PAGE, states=states)
+            found = page(tx, after)
         yield from found
         if len(found) < _PAGE:
             return
-        after = found[-1].batch_item or 0
-
-
-def _rejects(batch_id: str) -> Iterator[Any]:
-    after = 0
-    while True:
-        with service().database.read() as tx:
-            found = batches.rejects(tx, batch_id, after=after, limit=_PAGE)
-        yield from found
-        if len(found) < _PAGE:
-            return
-        after = found[-1].item
+        after = item(found[-1])
 
 
 def _stream(found: Iterator[Any], line: Callable[[Any], dict[str, Any]], filename: str) -> Response:

@@ -7,10 +7,12 @@ from typing import Any
 
 from api import schemas
 from common.jobs.job import Job
+from common.jobs.transfers import Transfer
 from common.states import State
 
 
-def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
+def job_view(job: Job, queue: schemas.Queue | None = None, transfer: Transfer | None = None) -> schemas.Job:
+    """transfer: of its results."""
     request = job.request
     result = job.result or {}
     callback = request.get("callback")
@@ -40,6 +42,7 @@ def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
         outputs=outputs_view(result) if job.result is not None else None,
         warnings=[schemas.Warning(**warning) for warning in result.get("warnings", [])],
         metrics=result.get("metrics"),
+        delivery=_delivery(transfer) if transfer is not None else None,
         deadline=job.deadline,
         run_at=job.run_at,
         created_at=job.created_at,
@@ -49,9 +52,20 @@ def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
     )
 
 
-def item_view(job: Job) -> schemas.BatchItem:
+def item_view(job: Job, transfer: Transfer | None) -> schemas.BatchItem:
     """A job of a batch."""
-    return schemas.BatchItem(**job_view(job).model_dump(), item=job.batch_item or 0)
+    return schemas.BatchItem(**job_view(job, transfer=transfer).model_dump(), item=job.batch_item or 0)
+
+
+def _delivery(transfer: Transfer) -> schemas.Delivery:
+    return schemas.Delivery(
+        state=transfer.state,
+        tries=transfer.tries,
+        next_at=transfer.next_at,
+        bytes=transfer.bytes,
+        error=schemas.JobError(**transfer.error) if transfer.error else None,
+        ended_at=transfer.ended_at,
+    )
 
 
 def _named(source: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from common.db.engine import Tx
 from common.db.keys import Scope
 from common.engines import Kind
 from common.errors import NightshiftError
-from common.jobs import finish, queueing, sweep
+from common.jobs import finish, queueing, sweep, transfers
 from common.jobs import query as jobs
 from common.jobs import submit as submitting
 from common.jobs.job import Job
@@ -149,7 +149,9 @@ def list_jobs(query: JobQuery) -> Any:
 def get_job(job_id: str) -> Any:
     """A job of the key, with its progress and its place in the queue."""
     job = find(job_id)
-    return job_view(job, _queue(job))
+    with service().database.read() as tx:
+        transfer = transfers.of(tx, [job_id]).get(job_id)
+    return job_view(job, _queue(job), transfer)
 
 
 @resource.operation(

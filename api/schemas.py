@@ -115,6 +115,17 @@ class Warning(BaseModel):
     message: str
 
 
+class Delivery(Model):
+    """How the copies of a job's results in a bucket of the caller's are getting on. bytes: of all that lies there."""
+
+    state: Literal["pending", "done", "failed"]
+    tries: int
+    next_at: datetime | None = Field(description="The next try; of one under way, when another would be made")
+    bytes: int | None
+    error: JobError | None = Field(description="Of the last try")
+    ended_at: datetime | None
+
+
 class Job(Model):
     id: str
     kind: Kind
@@ -141,6 +152,9 @@ class Job(Model):
     outputs: list[Output] | None = Field(description="What it made; links are in its results")
     warnings: list[Warning]
     metrics: dict[str, Any] | None
+    delivery: Delivery | None = Field(
+        None, description="Of a batch that delivers, in the answer for one job and among the items of the batch"
+    )
     deadline: datetime | None
     run_at: datetime = Field(description="Not started before: a retry waits until then")
     created_at: datetime
@@ -434,6 +448,17 @@ class BatchForecast(Model):
     missing: list[ForecastMissing]
 
 
+class BatchDelivery(Model):
+    """The copies of the results in a bucket of the caller's. pending, done, failed: counted in jobs."""
+
+    to: str
+    overwrite: bool
+    pictures: bool
+    pending: int
+    done: int
+    failed: int = Field(description="`errors.jsonl` says why")
+
+
 class Batch(Model):
     id: str
     name: str
@@ -457,6 +482,7 @@ class Batch(Model):
     weight: float
     callback_url: str | None
     schedule: str | None = Field(description="The schedule that made it")
+    delivery: BatchDelivery | None = Field(description="Null where the results stay here")
     error: JobError | None = Field(description="Why it could not be prepared, or not yet")
     created_at: datetime
     finished_at: datetime | None
@@ -488,6 +514,7 @@ class Plan(Model):
     seconds_known: int = Field(description="Of how many items the length is known")
     bytes: int | None = Field(description="Size of the media, where its source says; null where it says of none")
     names: list[str] = Field(description="Names of the first results")
+    target: str | None = Field(description="Where the first of them would be delivered to")
     window: str | None
     opens_at: datetime | None = Field(description="When its jobs may start; null: at once")
     first_window_seconds: float | None = Field(description="How long that window is open; null without one")
@@ -502,10 +529,12 @@ class ItemPage(Page[BatchItem]):
 
 
 class Retried(Model):
-    """again: jobs that run again.  refused: those that cannot, because what they wait for is not there."""
+    """again: jobs that run again.  refused: those that cannot, because what they wait for is not there.
+    deliveries: jobs whose results are to be delivered once more."""
 
     again: int
     refused: int
+    deliveries: int
     batch: Batch
 
 

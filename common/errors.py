@@ -75,7 +75,10 @@ CATALOGUE: dict[str, Code] = {
     "input_refused": Code(422, "The server refused to give the input"),
     "input_too_slow": Code(504, "The input did not arrive in time", retryable=True),
     "url_forbidden": Code(422, "The address is not one this service may contact"),
-    "bucket_forbidden": Code(422, "The bucket is not one this service may read"),
+    "bucket_forbidden": Code(422, "The bucket is not one this service may use"),
+    # Delivery of results
+    "target_exists": Code(409, "Something else lies where a result is to be delivered"),
+    "delivery_refused": Code(403, "The bucket does not take the results"),
     # Media
     "empty_input": Code(422, "The input is empty"),
     "unsupported_media": Code(422, "The input is not media this service reads"),

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     s3_access_key: SecretStr | None = Field(None, description="Access key; empty: boto3's own chain")
     s3_secret_key: SecretStr | None = Field(None, description="Secret key")
     s3_input_buckets: Names = Field((), description="Buckets that `s3://` inputs may name, comma-separated")
+    s3_output_buckets: Names = Field(
+        (), description="Buckets that results of batches may be delivered into, comma-separated"
+    )
     models_dir: Path | None = Field(None, description="Folder of model weights; empty: `home`/models")
     hf_token: SecretStr | None = Field(None, description="Token for gated weights on the hub")
 
@@ -141,7 +144,9 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="Least level that is logged")
 
     @field_validator(
-        "s3_input_buckets", "allow_private_hosts", "worker_engines", "worker_lanes", "extra_engines", mode="before"
+        *("s3_input_buckets", "s3_output_buckets", "allow_private_hosts"),
+        *("worker_engines", "worker_lanes", "extra_engines"),
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from common.batches.outputs import PICTURES
 from common.globs import Glob
 from nightshift.client import Client, Job
 from nightshift.errors import NightshiftClientError
@@ -18,7 +19,6 @@ from nightshift.files import Tell, save
 
 OVER = frozenset({"finished", "cancelled", "failed"})
 MEDIA = "**/*.{aac,aif,aiff,flac,m4a,m4b,mka,mkv,mov,mp3,mp4,ogg,oga,opus,wav,webm,wma}"
-PICTURES = frozenset({"peaks", "waveform"})
 # What the API takes in one request; more go by a manifest.
 _INLINE = 1000
 
@@ -132,21 +132,28 @@ class Batch:
         return self.state in OVER
 
     @property
+    def settled(self) -> bool:
+        """Whether it is over and nothing of it is still to be delivered."""
+        return self.over and not (self.body["delivery"] or {}).get("pending")
+
+    @property
     def flawless(self) -> bool:
-        """Whether every item became a job that succeeded."""
+        """Whether every item became a job that succeeded, and no result could not be delivered."""
         counts = self.counts
-        return self.state == "finished" and counts["succeeded"] == counts["total"] and not counts["rejected"]
+        all_done = self.state == "finished" and counts["succeeded"] == counts["total"] and not counts["rejected"]
+        return all_done and not (self.body["delivery"] or {}).get("failed")
 
     def refresh(self) -> Batch:
         self.body = self._client.transport.call("GET", f"/v1/batches/{self.id}")
         return self
 
     def follow(self, timeout: float | None = None, poll: float = 1.0) -> Iterator[Batch]:
-        """This batch again and again until it is over. Raises TimeoutError after `timeout` seconds."""
+        """This batch again and again until it is over and nothing is still to be delivered. Raises TimeoutError after
+        `timeout` seconds."""
         deadline = time.monotonic() + timeout if timeout is not None else None
         while True:
             yield self
-            if self.over:
+            if self.settled:
                 return
             if deadline is not None and time.monotonic() + poll > deadline:
                 raise TimeoutError(f"{self.id} is still {self.state} after {timeout:g} s")
@@ -169,7 +176,8 @@ class Batch:
         return self._client.transport.lines(f"/v1/batches/{self.id}/output.jsonl")
 
     def errors(self) -> Iterator[dict[str, Any]]:
-        """A line for each item that could not become a job, or whose job did not succeed."""
+        """A line for each item that could not become a job, whose job did not succeed, or whose results could not be
+        delivered."""
         return self._client.transport.lines(f"/v1/batches/{self.id}/errors.jsonl")
 
     def download(
@@ -201,11 +209,11 @@ class Batch:
     def cancel(self) -> Batch:
         return self._steer("cancel")
 
-    def retry_failed(self) -> tuple[int, int]:
-        """How many of its jobs run again, and how many cannot."""
+    def retry_failed(self) -> tuple[int, int, int]:
+        """How many of its jobs run again, how many cannot, and of how many the delivery is tried again."""
         done = self._client.transport.call("POST", f"/v1/batches/{self.id}/retry-failed", timeout=120.0)
         self.body = done["batch"]
-        return done["again"], done["refused"]
+        return done["again"], done["refused"], done["deliveries"]
 
     def _steer(self, verb: str) -> Batch:
         self.body = self._client.transport.call(

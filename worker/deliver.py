@@ -1,4 +1,7 @@
-"""Callbacks out: takes due messages from the outbox, sends each once, and writes down what came of it."""
+"""Callbacks out: takes due messages from the outbox, sends each once, and writes down what came of it.
+
+The process also carries results into buckets (`worker.transfer`), in threads of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,12 +24,14 @@ from common.outbound.backoff import Outcome, next_try
 from common.outbound.webhooks import Delivery, post, sign
 from common.secret import signing_key
 from common.settings import Settings
+from common.storage import open_store
+from worker import outbox
 from worker.presence import Presence
+from worker.transfer import Carrier
 
 _log = log.get(__name__)
 
 AT_ONCE = 16
-POLL_SECONDS = 1.0
 
 
 class Deliverer:
@@ -39,23 +44,12 @@ class Deliverer:
 
     def serve(self, over: threading.Event) -> None:
         """Sends what is due until `over`; then waits for what is under way."""
-        under_way: dict[Future[None], str] = {}
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="deliver") as pool:
-            while not over.is_set():
-                for callback in self._take(AT_ONCE - len(under_way), Counter(under_way.values())):
-                    under_way[pool.submit(self._deliver, callback)] = callback.host
-                if under_way:
-                    # Whichever ends makes room for the next.
-                    for ended in wait(under_way, POLL_SECONDS, FIRST_COMPLETED).done:
-                        del under_way[ended]
-                else:
-                    over.wait(POLL_SECONDS)
+        outbox.serve("deliver", AT_ONCE, self._take, self._deliver, over)
 
-    def _take(self, places: int, busy: Counter[str]) -> list[Callback]:
+    def _take(self, places: int, under_way: Collection[Callback]) -> list[Callback]:
         """Messages to send now. Each is held for longer than a try can take: one whose deliverer dies is sent again by
         the next, under the same webhook-id."""
-        if not places:
-            return []
+        busy = Counter(callback.host for callback in under_way)
         try:
             with self._database.write() as tx:
                 return callbacks.due(tx, places, self._settings.callback_timeout_seconds * 2 + 30, busy=busy)
@@ -117,9 +111,15 @@ def main() -> int:
         signal.signal(number, lambda *_: over.set())
     presence.start()
     _log.info("deliverer is there", name=presence.name)
+    # Beside the callbacks: a copy may take an hour.
+    carrier = Carrier(made, database, open_store(made))
+    carrying = threading.Thread(target=carrier.serve, args=(over,), name="carry")
+    carrying.start()
     try:
         Deliverer(made, database).serve(over)
     finally:
+        over.set()
+        carrying.join()
         presence.stop()
     return 0
 

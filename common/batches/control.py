@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from common.db.engine import Database
-from common.jobs import batches
+from common.jobs import batches, transfers
 
 
 def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> int:
@@ -25,18 +25,28 @@ def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> 
 
 @dataclass(frozen=True)
 class Retries:
-    """again: how many jobs run again.  refused: how many cannot, because what they wait for is not there."""
+    """again: how many jobs run again.  refused: how many cannot, because what they wait for is not there.
+    deliveries: of how many jobs the delivery is tried again."""
 
     again: int
     refused: int
+    deliveries: int
 
 
 def retry_failed(database: Database, batch_id: str, default_quota: int) -> Retries:
-    """Runs all jobs of a batch again that failed or expired. Raises `state_conflict` and `quota_exceeded`."""
-    again = refused = 0
+    """Runs all jobs of a batch again that failed or expired, and tries deliveries again that failed.
+
+    Raises `state_conflict` and `quota_exceeded`.
+    """
+    again = refused = deliveries = 0
     after: int | None = 0
     while after is not None:
         with database.write() as tx:
             step = batches.retry_some(tx, batch_id, default_quota=default_quota, after=after)
         again, refused, after = again + step.again, refused + step.refused, step.last
-    return Retries(again, refused)
+    after = 0
+    while after is not None:
+        with database.write() as tx:
+            brought = transfers.retry_some(tx, batch_id, after=after)
+        deliveries, after = deliveries + brought.again, brought.last
+    return Retries(again, refused, deliveries)

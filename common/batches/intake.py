@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 from pydantic import ValidationError
 
 from common import naming
-from common.batches import sources
+from common.batches import outputs, sources
 from common.batches.sources import Found, Harvest
 from common.batches.template import Template, fields, shown
 from common.db import presets, uploads
@@ -89,6 +89,8 @@ class Intake:
             guard.check_url(request.callback.url, "/callback/url")
         if request.job_callback is not None:
             guard.check_url(request.job_callback.url, "/job_callback/url")
+        if request.deliver is not None:
+            outputs.check_bucket(self.settings, request.deliver.bucket, "/deliver/to")
         if isinstance(request, BatchRequest):
             if request.rss is not None:
                 guard.check_url(request.rss.url, "/rss/url")
@@ -370,6 +372,7 @@ def new_batch(request: BatchWork, template: Template, source: Mapping[str, Any],
         on_error=request.on_error,
         weight=request.weight,
         callback=request.callback.model_dump(exclude_none=True) if request.callback is not None else None,
+        deliver=request.deliver.model_dump() if request.deliver is not None else None,
     )
 
 

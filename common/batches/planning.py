@@ -25,7 +25,8 @@ NAMES = 5
 
 @dataclass
 class Plan:
-    """seconds, bytes: of the media of those items whose source says; known: of how many.  rejects: the first ones."""
+    """seconds, bytes: of the media of those items whose source says; known: of how many.  rejects: the first ones.
+    target: where the first of `names` would be delivered to."""
 
     name: str
     jobs: int = 0
@@ -37,6 +38,7 @@ class Plan:
     bytes: int = 0
     bytes_known: int = 0
     names: list[str] = field(default_factory=list)
+    target: str | None = None
     window: str | None = None
     opens_at: datetime | None = None
     first_window_seconds: float | None = None
@@ -67,6 +69,8 @@ def plan(intake: Intake, key_id: str, request: BatchWork, body: BinaryIO | None 
                 _add(made, found)
                 _name(made, template, entry)
     made.skipped += harvest.skipped
+    if request.deliver is not None and made.names:
+        made.target = request.deliver.to + made.names[0]
     _window(made, intake, request)
     return made
 

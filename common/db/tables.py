@@ -267,6 +267,10 @@ batches = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("finished_at", Timestamp),
     Column("updated_at", Timestamp, nullable=False),
+    Column("deliver", Json, comment="Where its results are copied to, and how; NULL: nowhere"),
+    Column("delivering", Integer, nullable=False, server_default="0"),
+    Column("delivered", Integer, nullable=False, server_default="0"),
+    Column("undelivered", Integer, nullable=False, server_default="0"),
     UniqueConstraint("key_id", "idempotency_key"),
     CheckConstraint(
         "state IN ('preparing', 'active', 'paused', 'cancelling', 'finished', 'cancelled', 'failed')",
@@ -279,6 +283,7 @@ batches = Table(
     CheckConstraint("succeeded >= 0 AND failed >= 0 AND cancelled >= 0 AND expired >= 0", name="counts_are_counts"),
     CheckConstraint("succeeded + failed + cancelled + expired <= total", name="ends_within_total"),
     CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_error"),
+    CheckConstraint("delivering >= 0 AND delivered >= 0 AND undelivered >= 0", name="deliveries_are_counts"),
     Index("ix_batches_list", "key_id", text("id DESC")),
     Index(
         "ix_batches_open",
@@ -318,6 +323,43 @@ taken_items = Table(
     Column("mark", Text, primary_key=True, comment="SHA-256 of where it came from, what it is and the work on it"),
     Column("batch_id", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+)
+
+# Results on their way into a bucket of their owner's: one row a job, written with its end.
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("batch_id", Text, nullable=False, comment="The job's"),
+    Column("item", Integer, nullable=False, comment="The job's place among the items of the batch"),
+    Column("bucket", Text, nullable=False, comment="What the tries at one time are counted by"),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("next_at", Timestamp, comment="Not tried before; while it is tried, when another may take it over"),
+    Column("bytes", BigInteger, comment="Of all that lies there now"),
+    Column("error", Json, comment="Of its last try"),
+    Column("created_at", Timestamp, nullable=False),
+    Column("ended_at", Timestamp),
+    CheckConstraint("state IN ('pending', 'done', 'failed')", name="state_known"),
+    CheckConstraint("(state = 'pending') = (next_at IS NOT NULL)", name="pending_has_next"),
+    CheckConstraint("(state = 'pending') = (ended_at IS NULL)", name="end_is_dated"),
+    CheckConstraint("(state = 'done') = (bytes IS NOT NULL)", name="done_has_bytes"),
+    CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_error"),
+    Index(
+        "ix_transfers_due",
+        "bucket",
+        "next_at",
+        "job_id",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_transfers_failed",
+        "batch_id",
+        "item",
+        postgresql_where=text("state = 'failed'"),
+        sqlite_where=text("state = 'failed'"),
+    ),
 )
 
 presets = Table(

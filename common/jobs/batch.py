@@ -52,7 +52,11 @@ class OnError(StrEnum):
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch as it stood when it was read."""
+    """A batch as it stood when it was read.
+
+    delivering, delivered, undelivered: jobs whose results are on their way into the bucket of `deliver`, are there, or
+    could not be brought there.
+    """
 
     id: str
     key_id: str
@@ -89,6 +93,10 @@ class Batch:
     created_at: datetime
     finished_at: datetime | None
     updated_at: datetime
+    deliver: Mapping[str, Any] | None
+    delivering: int
+    delivered: int
+    undelivered: int
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Batch:
@@ -102,6 +110,13 @@ class Batch:
     @property
     def over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def delivery(self) -> dict[str, Any] | None:
+        """What was asked for, and how far it is; None where the results stay here."""
+        if self.deliver is None:
+            return None
+        return {**self.deliver, "pending": self.delivering, "done": self.delivered, "failed": self.undelivered}
 
     @property
     def ended(self) -> int:

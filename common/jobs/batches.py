@@ -42,6 +42,7 @@ class NewBatch:
     on_error: OnError = OnError.SKIP
     weight: float = 1.0
     callback: Mapping[str, Any] | None = None
+    deliver: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def create(
         "on_error": new.on_error,
         "weight": new.weight,
         "callback": dict(new.callback) if new.callback else None,
+        "deliver": dict(new.deliver) if new.deliver else None,
         "schedule_id": schedule_id,
         "idempotency_key": idempotency_key,
         "request_digest": new.digest,

@@ -12,7 +12,7 @@ from common.db.engine import Tx
 from common.db.tables import blocks, jobs, processes, sweeps
 from common.engines import Kind
 from common.errors import CATALOGUE, NightshiftError
-from common.jobs import callbacks, events, speeds, tally, upstreams
+from common.jobs import callbacks, events, speeds, tally, transfers, upstreams
 from common.jobs.job import Job, Lease, LeaseLost
 from common.jobs.running import held
 from common.params import sources_of
@@ -239,6 +239,9 @@ def ended(tx: Tx, *over: Job) -> None:
         callbacks.enqueue(tx, job)
     for job in _awaited(tx, [job for job in over if job.state is not State.SUCCEEDED]):
         _fail_downstream(tx, job)
+    # Before the counts: a batch that ends with these jobs must know that their results are still on their way.
+    for job in over:
+        transfers.enqueue(tx, job)
     tally.ended(tx, over)
 
 

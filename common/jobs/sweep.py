@@ -11,7 +11,7 @@ from common.db import uploads as upload_rows
 from common.db import voices
 from common.db.engine import Tx
 from common.db.tables import batches, callbacks, jobs, processes, sweeps, uploads
-from common.jobs import events, finish, rounds
+from common.jobs import events, finish, rounds, transfers
 from common.jobs.job import Job
 from common.params import sources_of
 from common.states import Reason, State
@@ -118,7 +118,7 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
         row.id
         for row in tx.execute(
             select(jobs.c.id)
-            .where(jobs.c.finished_at < tx.now(-retention_seconds))
+            .where(jobs.c.finished_at < tx.now(-retention_seconds), ~transfers.under_way(jobs.c.id))
             .order_by(jobs.c.finished_at)
             .limit(limit)
         )
@@ -163,7 +163,11 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
 
 
 def remove(tx: Tx, job_id: str) -> bool:
-    """Deletes a job that has ended, its log and, soon after, its files. False where it has not ended, or runs again."""
+    """Deletes a job that has ended, its log and, soon after, its files. False where it has not ended, or runs again.
+
+    What of it was still to be delivered is given up.
+    """
+    transfers.drop(tx, job_id)
     if tx.execute(delete(jobs).where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None))).rowcount != 1:
         return False
     finish.sweep(tx, layout.job_folder(job_id))

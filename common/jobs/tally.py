@@ -84,7 +84,14 @@ def settle(tx: Tx, batch: Batch) -> Batch:
     over = Batch.from_row(row)
     flawed = over.succeeded < over.total or over.rejected
     _tell(tx, over, "finished_with_errors" if state is BatchState.FINISHED and flawed else str(state))
+    delivered(tx, over)
     return over
+
+
+def delivered(tx: Tx, batch: Batch) -> None:
+    """Tells that a batch is over and no result of it is on its way any more. Called where either has just come true."""
+    if batch.deliver and batch.state in (BatchState.FINISHED, BatchState.CANCELLED) and not batch.delivering:
+        _tell(tx, batch, "delivered_with_errors" if batch.undelivered else "delivered")
 
 
 @dataclass
@@ -161,6 +168,7 @@ def message(batch: Batch, event: str, at: datetime) -> str:
         "error": dict(batch.error) if batch.error else None,
         "counts": {name: getattr(batch, name) for name in counts},
         "percent": round(100 * batch.ended / batch.total, 1) if batch.total else 100.0,
+        "delivery": batch.delivery,
     }
     body = {"type": event, "timestamp": at.isoformat().replace("+00:00", "Z"), "data": data}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

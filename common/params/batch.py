@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -19,6 +20,8 @@ from common.windows import Windows
 
 MAX_ITEMS_INLINE = 1000
 MAX_NAME = 120
+# With a name of at most naming.MAX_NAME_BYTES, a key that S3 takes.
+MAX_PREFIX_BYTES = 300
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, strip_whitespace=True)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -92,6 +95,35 @@ class BatchCallback(Callback):
     every_percent: int | None = Field(None, ge=1, le=50, description="Also tells each time so much more has ended")
 
 
+class Deliver(Strict):
+    """Copies of the results in a bucket of the caller's, under the names of the batch's template."""
+
+    to: str = Field(
+        max_length=400,
+        description="`s3://bucket/prefix/` in a bucket the operator allowed",
+        examples=["s3://mine/stems/"],
+    )
+    overwrite: bool = Field(False, description="Replaces other objects of the same names")
+    pictures: bool = Field(False, description="Also the pictures of waveforms, and what they are drawn from")
+
+    @field_validator("to")
+    @classmethod
+    def _a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(/.*)?", value, re.DOTALL):
+            raise ValueError("it does not read s3://bucket/prefix/")
+        bucket, _, prefix = value.removeprefix("s3://").partition("/")
+        prefix = prefix.removesuffix("/")
+        if prefix and (not {"", ".", ".."}.isdisjoint(prefix.split("/")) or not prefix.isprintable()):
+            raise ValueError("no part of the prefix is empty, '.' or '..', and it holds no control character")
+        if len(prefix.encode()) > MAX_PREFIX_BYTES:
+            raise ValueError(f"the prefix has more than {MAX_PREFIX_BYTES} bytes")
+        return f"s3://{bucket}/{prefix}/" if prefix else f"s3://{bucket}/"
+
+    @property
+    def bucket(self) -> str:
+        return self.to.removeprefix("s3://").partition("/")[0]
+
+
 class BatchWork(Strict):
     """What is done to each item, when, and what becomes of the results."""
 
@@ -113,6 +145,7 @@ class BatchWork(Strict):
         "left out: so for feeds"
     )  # fmt: skip
     callback: BatchCallback | None = None
+    deliver: Deliver | None = Field(None, description="Also copies the results into a bucket; left out: they stay here")
 
     @field_validator("deadline")
     @classmethod

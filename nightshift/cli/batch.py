@@ -46,6 +46,9 @@ OnlyNew = Annotated[
 ]
 Weight = Annotated[float, typer.Option(min=0.01, help="Share among your batches.")]
 Callback = Annotated[str | None, typer.Option(help="Address that gets signed POSTs about the batch.")]
+Deliver = Annotated[str | None, typer.Option(help="Also copy the results: s3://bucket/prefix/.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Of --deliver: replace what has the same names.")]
+DeliverPictures = Annotated[bool, typer.Option("--pictures", help="Of --deliver: also the pictures of waveforms.")]
 IdempotencyKey = Annotated[str | None, typer.Option(help="The same key makes one batch.")]
 
 batch_app = typer.Typer(help="Batches: many jobs at once, run in their window.", no_args_is_help=True)
@@ -70,7 +73,8 @@ def _made(plan: bool) -> Callable[..., None]:
         include: Include = MEDIA, preset: Preset = None, engine: Engine = None, prompt: Prompt = None,
         format: Format = None, name: Name = None, window: Window = None, deadline: Deadline = None,
         on_error: OnError = "skip", naming: Naming = None, only_new: OnlyNew = None, weight: Weight = 1.0,
-        callback: Callback = None, idempotency_key: IdempotencyKey = None, as_json: AsJson = False,
+        callback: Callback = None, deliver: Deliver = None, overwrite: Overwrite = False,
+        pictures: DeliverPictures = False, idempotency_key: IdempotencyKey = None, as_json: AsJson = False,
     ) -> None:  # fmt: skip
         with exits.told(as_json), Client() as client:
             feed = {
@@ -80,6 +84,8 @@ def _made(plan: bool) -> Callable[..., None]:
                 "title": title,
                 "count": count,
             }
+            if (overwrite or pictures) and not deliver:
+                raise NightshiftClientError("--overwrite and --pictures say how to --deliver")
             params: dict[str, Any] = {"prompts": prompt} if prompt else {}
             if format:
                 params["output"] = {"format": format}
@@ -95,6 +101,7 @@ def _made(plan: bool) -> Callable[..., None]:
                 "only_new": only_new,
                 "weight": weight,
                 "callback": {"url": callback} if callback else None,
+                "deliver": {"to": deliver, "overwrite": overwrite, "pictures": pictures} if deliver else None,
                 "rss": _present(feed) if rss else None,
                 "s3": _present({"pattern": s3, "exclude": exclude}) if s3 else None,
             }
@@ -152,6 +159,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         ("wrong", str(plan["rejected"] or "")),
         ("opens", plan["opens_at"] or ("now" if plan["window"] else "")),
         ("names", plan["names"][0] if plan["names"] else ""),
+        ("delivered", plan["target"] or ""),
     ]
     show.table(["", plan["name"]], [row for row in rows if row[1]])
     for reject in plan["rejects"]:
@@ -219,7 +227,7 @@ def watch(
     poll: Annotated[float, typer.Option(min=0.1, help="Look so often, in seconds.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Follow a batch to its end. Exits with 1 where an item has no result."""
+    """Follow a batch to its end. Exits with 1 where an item has no result, or one that could not be delivered."""
     with exits.told(as_json), Client() as client:
         batch = Batches(client).get(batch_id)
         began, before = time.monotonic(), batch.counts["succeeded"]
@@ -231,7 +239,7 @@ def watch(
                 elif show.notes.is_terminal:
                     rate = (seen.counts["succeeded"] - before) / max(1e-9, time.monotonic() - began) * 3600
                     live.update(_board(seen, rate), refresh=True)
-                elif (told := {"state": _state(seen), **seen.counts}) != last:
+                elif (told := {"state": _state(seen), **seen.counts, "delivery": seen.body["delivery"]}) != last:
                     last = told
                     show.notes.print(f"{seen.id}: {_line(seen)}", soft_wrap=True)
         if not as_json:
@@ -246,6 +254,10 @@ def _line(batch: Batch) -> str:
     shown += [
         f"{counts[name]} {name}" for name in ("running", "failed", "cancelled", "expired", "rejected") if counts[name]
     ]
+    delivery = batch.body["delivery"]
+    if delivery:
+        told = (("delivered", "done"), ("to be delivered", "pending"), ("not delivered", "failed"))
+        shown += [f"{delivery[name]} {word}" for word, name in told if delivery[name]]
     return f"{_state(batch)}, {', '.join(shown)}"
 
 
@@ -275,14 +287,15 @@ def cancel(batch_id: BatchId, as_json: AsJson = False) -> None:
 
 
 def retry_failed(batch_id: BatchId, as_json: AsJson = False) -> None:
-    """Run again what failed or expired."""
+    """Run again what failed or expired, and try again to deliver what could not be delivered."""
     with exits.told(as_json), Client() as client:
         batch = Batches(client).get(batch_id)
-        again, refused = batch.retry_failed()
+        again, refused, deliveries = batch.retry_failed()
         if as_json:
-            show.as_json({"again": again, "refused": refused, "batch": batch.body})
+            show.as_json({"again": again, "refused": refused, "deliveries": deliveries, "batch": batch.body})
             return
-        show.out.print(f"{again} again" + (f", {refused} cannot" if refused else ""))
+        told = (f", {refused} cannot" if refused else "") + (f", {deliveries} deliveries" if deliveries else "")
+        show.out.print(f"{again} again{told}")
 
 
 def _steer(batch_id: str, as_json: bool, do: Callable[[Batch], Batch]) -> None:
@@ -295,7 +308,7 @@ def _steer(batch_id: str, as_json: bool, do: Callable[[Batch], Batch]) -> None:
 
 
 def errors(batch_id: BatchId, as_json: AsJson = False) -> None:
-    """Show what went wrong: items that could not become jobs, and jobs without a result."""
+    """Show what went wrong: items that could not become jobs, jobs without a result, and what was not delivered."""
     with exits.told(as_json), Client() as client:
         for line in Batches(client).get(batch_id).errors():
             if as_json:

@@ -13,7 +13,7 @@ from common.cron import Cron, Missed
 from common.db import presets as preset_rows
 from common.db import processes, uploads, voices
 from common.db.engine import Database
-from common.db.tables import batches, callbacks, jobs, keys, metadata, presets, schedule_ticks, schedules
+from common.db.tables import batches, callbacks, jobs, keys, metadata, presets, schedule_ticks, schedules, transfers
 from common.db.tables import processes as process_rows
 from common.db.tables import uploads as upload_rows
 from common.db.tables import voices as voice_rows
@@ -69,6 +69,11 @@ JOBS: dict[str, list[tuple[State, Values, Values]]] = {
 
 _VOICE: Values = {"recording": "r", "excerpt": "e", "excerpt_start": 1.0, "excerpt_end": 9.0}
 
+_TRANSFER: Values = {
+    "batch_id": "bat_1", "item": 1, "bucket": "mine", "state": "pending", "next_at": NOW, "created_at": NOW,
+}  # fmt: skip
+_DONE: Values = {"state": "done", "next_at": None, "ended_at": NOW, "bytes": 7}
+
 OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
     (keys, "weight_positive"): [({"weight": 0.0}, {"weight": 0.01}), ({"weight": -1.0}, {"weight": 9.0})],
     (presets, "version_positive"): [({"version": 0}, {"version": 7})],
@@ -90,6 +95,21 @@ OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
     (batches, "ends_within_total"): [({"succeeded": 1, "failed": 1, "total": 1}, {"succeeded": 1, "total": 1})],
     (batches, "failed_has_error"): [
         ({"state": "failed", "finished_at": NOW}, {"state": "failed", "finished_at": NOW, "error": ERROR})
+    ],
+    (batches, "deliveries_are_counts"): [
+        ({"delivering": -1}, {"delivering": 1}),
+        ({"delivered": -1}, {"delivered": 1}),
+        ({"undelivered": -1}, {"undelivered": 1}),
+    ],
+    (transfers, "state_known"): [({"state": "lost", "next_at": None, "ended_at": NOW}, {"next_at": NOW})],
+    (transfers, "pending_has_next"): [
+        ({"next_at": None}, {"next_at": NOW}),
+        ({**_DONE, "next_at": NOW}, _DONE),
+    ],
+    (transfers, "end_is_dated"): [({**_DONE, "ended_at": None}, _DONE), ({"ended_at": NOW}, {"tries": 1})],
+    (transfers, "done_has_bytes"): [({**_DONE, "bytes": None}, {**_DONE, "bytes": 0}), ({"bytes": 1}, _DONE)],
+    (transfers, "failed_has_error"): [
+        ({**_DONE, "state": "failed", "bytes": None}, {**_DONE, "state": "failed", "bytes": None, "error": ERROR})
     ],
     (callbacks, "state_known"): [({"state": "lost", "next_at": None}, {"state": "failed", "next_at": None})],
     (callbacks, "pending_has_next"): [
@@ -144,12 +164,14 @@ def test_jobs(database: Database, short: str) -> None:
 @pytest.mark.parametrize(("table", "short"), OTHERS, ids=lambda part: part if isinstance(part, str) else part.name)
 def test_others(database: Database, table: Table, short: str) -> None:
     key_id = new_key(database)
+    job = brought(database, key_id, State.WAITING)
     with database.write() as tx:
         outbox.put(tx, key_id, "https://receiver.example", "test", "{}")
         processes.register(tx, "w1", "worker", lanes=["cpu"])
         preset_rows.put(tx, key_id, "quick", "", {})
         made = schedule_verbs.create(tx, key_id, "nightly", Cron("0 1 * * *", "UTC"), Missed.ONCE, {})
         schedule_verbs.run_now(tx, made.id, lambda _: NewBatch("nightly", {}, {}, "digest"))
+        tx.execute(insert(transfers).values(_TRANSFER | {"job_id": job.id}))
         voices.create(tx, "voi_1", key_id, name="Ada", consent={}, job_id="job_1", transcription_id=None)
         uploads.create(
             tx, uploads.new_id(), key_id, "uploads/k/u", filename="a", content_type="audio/wav", size=1, sha256=None,

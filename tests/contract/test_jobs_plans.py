@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, text, update
 
 from common.db import keys
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
-from common.jobs import batches, finish, query, queueing, running, submit, sweep
+from common.db.tables import transfers as rows
+from common.jobs import batches, finish, query, queueing, running, submit, sweep, transfers
 from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
 from common.states import State
@@ -91,6 +92,15 @@ def _crowd(database: Database, kind: str) -> None:
         total = "(SELECT count(*) FROM jobs WHERE batch_id = 'bat_1')"
         tx.execute(text(f"UPDATE batches SET total = {total} WHERE id = 'bat_1'"))
         batches.activate(tx, batch)
+        tx.execute(
+            text(
+                "INSERT INTO transfers (job_id, batch_id, item, bucket, state, next_at, created_at)"
+                " SELECT id, batch_id, batch_item, 'mine', 'pending', created_at, created_at"
+                " FROM jobs WHERE batch_id = 'bat_1'"
+            )
+        )
+        few = update(rows).where(rows.c.item % 1000 == 7)
+        tx.execute(few.values(state="failed", next_at=None, ended_at=tx.now(), error={}))
     for n in range(6):
         brought(database, key_ids[n % KEYS], State.RUNNING)
         queue_up(database, submitted(database, key_ids[n % KEYS], priority="batch").id)
@@ -124,7 +134,9 @@ def _plans(database: Database, tx: Tx) -> Iterator[list[tuple[str, str]]]:
 
 # A table read from end to end, by either database's words. SQLite's `SCAN jobs USING INDEX` over a partial index of few
 # rows is no such reading: it walks what the index holds.
-_WHOLE_TABLE = re.compile(r"Seq Scan on (jobs|callbacks|events)\b|SCAN (jobs|callbacks|events)(?! USING)\b")
+_WHOLE_TABLE = re.compile(
+    r"Seq Scan on (jobs|callbacks|events|transfers)\b|SCAN (jobs|callbacks|events|transfers)(?! USING)\b"
+)
 _BIG_INDEX = re.compile(r"SCAN jobs USING (COVERING )?INDEX (?!ix_jobs_(claim|lease|deadline|upstream)\b)")
 _SORT_OF_ALL = re.compile(r"Sort .*rows=\d{4,}")
 
@@ -174,6 +186,10 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
         "ix_jobs_item_state|ix_jobs_unsuccessful",
     ),
     "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),
+    "deliveries that are due": (lambda tx, key: transfers.due(tx, 8, LEASE, per_bucket=4), "ix_transfers_due"),
+    "what was not delivered": (
+        lambda tx, key: transfers.undelivered(tx, "bat_1", after=0, limit=50), "ix_transfers_failed",
+    ),
     "prune": (
         lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6), "ix_jobs_finished",
     ),

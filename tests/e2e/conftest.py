@@ -17,7 +17,9 @@ from tests import media
 from tests.command import Command, processes_of
 from tests.engines import ALL
 from tests.house import QUICK, wait_for
+from tests.servers.moto import MotoServer
 from tests.servers.receiver import Receiver
+from tests.servers.swift import S3Server
 
 MAX_UPLOAD_BYTES = 2_000_000
 MAX_DURATION_SECONDS = 100
@@ -26,7 +28,7 @@ MAX_DURATION_SECONDS = 100
 @dataclass(frozen=True)
 class Up:
     """command: in this process; shell: as a process.  receiver: an HTTP server on a private address that the operator
-    has allowed."""
+    has allowed.  s3: with the bucket `mine`, that results may be delivered into."""
 
     home: Path
     url: str
@@ -34,6 +36,7 @@ class Up:
     command: Command
     shell: Command
     receiver: Receiver
+    s3: S3Server
     log: Path
 
     def client(self) -> Client:
@@ -46,6 +49,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     home, log = folder / "home", folder / "up.log"
     receiver = Receiver()
     receiver.start()
+    moto = MotoServer()
+    moto.start()
+    s3 = moto.server
     settings = {
         **QUICK,
         "cancel_poll_seconds": 1.0,
@@ -56,6 +62,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         "max_duration_seconds": MAX_DURATION_SECONDS,
         "fetch_timeout_seconds": 5,
         "max_attempts": 2,
+        "s3_endpoint": s3.endpoint,
+        "s3_access_key": s3.access_key,
+        "s3_secret_key": s3.secret_key,
+        "s3_output_buckets": "mine",
     }
     shell = Command(folder, **settings)
     process = shell.start("up", "--port", 0, log=log)
@@ -63,7 +73,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         wait_for(lambda: "Nightshift is up." in log.read_text() or process.poll() is not None, 90)
         assert process.poll() is None, log.read_text()
         place = find(home=home)
-        yield Up(home, place.url, place.api_key, Command(folder, inside=True, **settings), shell, receiver, log)
+        yield Up(home, place.url, place.api_key, Command(folder, inside=True, **settings), shell, receiver, s3, log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -72,6 +82,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         receiver.stop()
+        moto.stop()
     assert process.returncode == 0, log.read_text()
     assert not processes_of(NIGHTSHIFT_HOME=home), "processes outlive `nightshift up`"
 

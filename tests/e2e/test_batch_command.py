@@ -13,10 +13,12 @@ from sqlalchemy import update
 
 from common.db.engine import Database
 from common.db.tables import schedules
+from common.storage.s3_client import connect
 from tests import media
 from tests.e2e.conftest import Up
 from tests.house import wait_for
 from tests.servers.receiver import Answer
+from tests.servers.s3 import s3_settings
 
 CODECS = ("mp3", "m4a", "ogg", "opus", "flac", "wav")
 GONE, TRUNCATED = 10, 11
@@ -94,6 +96,30 @@ def test_a_folder_of_files(up: Up, tmp_path: Path) -> None:
     assert sorted(Path(json.loads(line)).relative_to((tmp_path / "out").resolve()).as_posix() for line in saved) == [
         "one/residual.flac", "one/speech.flac", "two/residual.flac", "two/speech.flac",
     ]  # fmt: skip
+
+
+def test_results_are_delivered_into_a_bucket(up: Up, tmp_path: Path) -> None:
+    media.make(tmp_path / "one.wav", 16_000, 1, 1.0)
+    client = connect(s3_settings(up.s3, "own", tmp_path), up.s3.endpoint)
+    client.create_bucket(Bucket="mine")
+    client.put_object(Bucket="mine", Key="stems/one/residual.flac", Body=b"precious")
+    asked = (
+        "--folder", tmp_path, "-p", "speech", "--engine", "fast", "--naming", "{title}/{stem}.{ext}",
+        "--deliver", "s3://mine/stems",
+    )  # fmt: skip
+    assert "s3://mine/stems/one/stem.flac" in up.command("batch", "plan", *asked).out
+    batch_id = up.command("batch", "start", *asked).out.strip()
+    watched = up.command("batch", "watch", batch_id, "--poll", 0.2, status=1)
+    assert "1 of 1 done, 1 not delivered" in watched.out
+    assert "target_exists" in up.command("batch", "errors", batch_id).out
+    client.delete_object(Bucket="mine", Key="stems/one/residual.flac")
+    assert "0 again, 1 deliveries" in up.command("batch", "retry-failed", batch_id).out
+    assert "1 of 1 done, 1 delivered" in up.command("batch", "watch", batch_id, "--poll", 0.2).out
+    keys = [one["Key"] for one in client.list_objects_v2(Bucket="mine")["Contents"]]
+    assert keys == ["stems/one/residual.flac", "stems/one/speech.flac"]
+    refused = up.command("batch", "plan", *asked[:-1], "s3://other/", "--json", status=3)
+    assert refused.error["code"] == "bucket_forbidden"
+    assert "--deliver" in up.command("batch", "plan", *asked[:-2], "--overwrite", status=2).err
 
 
 def test_outside_its_window_a_batch_waits_and_can_be_steered(up: Up, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from common.batches.intake import Intake
 from common.db.engine import Database
 from common.jobs import batches as batch_verbs
-from common.jobs import finish, queueing
+from common.jobs import finish, queueing, transfers
 from common.params.batch import BatchRequest
 from common.settings import Settings
 from common.storage import open_store
@@ -29,7 +29,8 @@ WORK = {"engine": "rnnoise", "params": {"prompts": ["speech"]}}
 
 @pytest.fixture
 def api(tmp_path: Path, database: Database) -> Api:
-    return Api(Settings(home=tmp_path / "home", allow_private_hosts=("127.0.0.1",)), database)
+    settings = Settings(home=tmp_path / "home", allow_private_hosts=("127.0.0.1",), s3_output_buckets=("mine",))
+    return Api(settings, database)
 
 
 def _items(count: int) -> list[dict[str, Any]]:
@@ -207,6 +208,66 @@ def test_the_same_idempotency_key_makes_one_batch(api: Api) -> None:
     assert len(list(api.store.list("batches/"))) == 1
 
 
+# --- Delivery into a bucket -------------------------------------------------------------------------------------------
+
+
+def _carried(api: Api, *wrong: int) -> None:
+    """Says of every delivery that is due how it went; items in `wrong` could not be delivered."""
+    with api.database.write() as tx:
+        for one in transfers.due(tx, 100, 60.0, per_bucket=100):
+            if one.item in wrong:
+                refused = {"code": "target_exists", "message": "Another object lies there.", "retryable": False}
+                transfers.failed(tx, one, refused, None)
+            else:
+                transfers.done(tx, one, 10)
+
+
+def test_results_on_their_way_into_a_bucket(api: Api) -> None:
+    wanted = {"items": _items(3), "naming": "{title}.{stem}.{ext}", "deliver": {"to": "s3://mine/stems"}}
+    plan = api.me.post("/v1/batches?dry_run=true", json={**WORK, **wanted}).json
+    assert plan["target"] == "s3://mine/stems/Episode-1.stem.flac"
+    batch = _start(api.me, **wanted, callback={"url": RECEIVER})
+    asked = {"to": "s3://mine/stems/", "overwrite": False, "pictures": False}
+    assert batch["delivery"] == {**asked, "pending": 0, "done": 0, "failed": 0}
+    address = f"/v1/batches/{batch['id']}"
+    _work(api)
+    assert api.me.get(address).json["delivery"] == {**asked, "pending": 3, "done": 0, "failed": 0}
+    outputs = [one for line in _lines(api.me, f"{address}/output.jsonl") for one in line["outputs"]]
+    assert {one["delivered"] for one in outputs} == {None}
+    _carried(api, 2)
+    assert api.me.get(address).json["delivery"] == {**asked, "pending": 0, "done": 2, "failed": 1}
+    delivered = [[one["delivered"] for one in line["outputs"]] for line in _lines(api.me, f"{address}/output.jsonl")]
+    assert delivered == [
+        ["s3://mine/stems/Episode-1.speech.flac", "s3://mine/stems/Episode-1.residual.flac"],
+        [None, None],
+        ["s3://mine/stems/Episode-3.speech.flac", "s3://mine/stems/Episode-3.residual.flac"],
+    ]
+    (wrong,) = _lines(api.me, f"{address}/errors.jsonl")
+    assert (wrong["item"], wrong["state"], wrong["error"]["code"]) == (2, "undelivered", "target_exists")
+    items = api.me.get(f"{address}/items").json["items"]
+    assert [job["delivery"]["state"] for job in items] == ["done", "failed", "done"]
+    job = api.me.get(f"/v1/jobs/{wrong['job']}").json
+    assert (job["state"], job["delivery"]["error"]["code"]) == ("succeeded", "target_exists")
+    again = api.me.post(f"{address}/retry-failed").json
+    assert (again["again"], again["deliveries"], again["batch"]["delivery"]["pending"]) == (0, 1, 1)
+    _carried(api)
+    events = [message["event"] for message in reversed(api.me.get("/v1/callbacks").json["items"])]
+    assert events == ["batch.finished", "batch.delivered_with_errors", "batch.delivered"]
+
+
+def test_a_manifest_as_the_body_says_where_to_deliver_in_the_query(api: Api) -> None:
+    address = "/v1/batches?preset=podcast-voice&deliver=s3://mine/&deliver_overwrite=true"
+    line = '{"input": "https://media.example/1.mp3"}'
+    batch = api.me.post(address, data=line, content_type=LINES).json
+    assert batch["delivery"]["to"] == "s3://mine/"
+    assert batch["delivery"]["overwrite"]
+    refused = api.me.post(address.replace("mine", "other"), data=line, content_type=LINES)
+    assert (refused.status_code, refused.json["code"]) == (422, "bucket_forbidden")
+    assert "NIGHTSHIFT_S3_OUTPUT_BUCKETS" in refused.json["hint"]
+    wrong = api.me.post(address.replace("s3://mine/", "mine"), data=line, content_type=LINES)
+    assert (wrong.status_code, wrong.json["errors"][0]["parameter"]) == (422, "deliver")
+
+
 @pytest.mark.parametrize(
     ("members", "code", "pointer"),
     [
@@ -222,6 +283,11 @@ def test_the_same_idempotency_key_makes_one_batch(api: Api) -> None:
         ({"rss": {"url": "http://10.0.0.1/feed.xml"}}, "url_forbidden", "/rss/url"),
         ({"s3": {"pattern": "s3://strange/x/"}}, "bucket_forbidden", "/s3/pattern"),
         ({"items": _items(1), "callback": {"url": "http://10.0.0.1/"}}, "url_forbidden", "/callback/url"),
+        ({"items": _items(1), "deliver": {"to": "s3://strange/x/"}}, "bucket_forbidden", "/deliver/to"),
+        ({"items": _items(1), "deliver": {"to": "mine/x/"}}, "invalid_request", "/deliver/to"),
+        ({"items": _items(1), "deliver": {"to": "s3://mine/../x/"}}, "invalid_request", "/deliver/to"),
+        ({"items": _items(1), "deliver": {"to": "s3://mine//x/"}}, "invalid_request", "/deliver/to"),
+        ({"items": _items(1), "deliver": {"to": f"s3://mine/{'ü' * 151}/"}}, "invalid_request", "/deliver/to"),
     ],
 )  # fmt: skip
 def test_wrong_requests(sqlite_api: Api, members: dict[str, Any], code: str, pointer: str) -> None:
@@ -320,7 +386,12 @@ def test_a_schedule_takes_what_is_new(api: Api, receiver: Receiver) -> None:
         "name": "nightly",
         "cron": "0 21 * * *",
         "timezone": "europe/madrid",
-        "batch": {"preset": "podcast-voice", "rss": {"url": url}, "window": "22:00-06:00 Europe/Madrid"},
+        "batch": {
+            "preset": "podcast-voice",
+            "rss": {"url": url},
+            "window": "22:00-06:00 Europe/Madrid",
+            "deliver": {"to": "s3://mine/nightly/"},
+        },
     }
     made = api.me.post("/v1/schedules", json=body)
     assert made.status_code == 201, made.text
@@ -334,6 +405,7 @@ def test_a_schedule_takes_what_is_new(api: Api, receiver: Receiver) -> None:
     scheduler.prepare()
     first = api.me.get(f"/v1/batches/{run.json['batch']}").json
     assert (first["schedule"], first["name"], first["counts"]["total"]) == (made.json["id"], "nightly", 1)
+    assert first["delivery"]["to"] == "s3://mine/nightly/"
     _feed(receiver, "a", "b")
     second = api.me.post(f"{address}/run").json["batch"]
     scheduler.prepare()
