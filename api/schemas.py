@@ -115,6 +115,13 @@ class Warning(BaseModel):
     message: str
 
 
+class Cached(Model):
+    """Where a result was taken from. job: that computed it, which may have been deleted since.  finished_at: when."""
+
+    job: str
+    finished_at: datetime
+
+
 class Job(Model):
     id: str
     kind: Kind
@@ -141,6 +148,9 @@ class Job(Model):
     outputs: list[Output] | None = Field(description="What it made; links are in its results")
     warnings: list[Warning]
     metrics: dict[str, Any] | None
+    cached_from: Cached | None = Field(
+        description="The job whose result this one took over, because its content, parameters and engine were the same"
+    )
     deadline: datetime | None
     run_at: datetime = Field(description="Not started before: a retry waits until then")
     created_at: datetime
@@ -181,6 +191,7 @@ class Results(Model):
     outputs: list[LinkedOutput]
     warnings: list[Warning]
     metrics: dict[str, Any]
+    cached_from: Cached | None = Field(description="The job it was taken from, if it was")
 
 
 # --- Uploads ---------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ OnlyNew = Annotated[
 ]
 Weight = Annotated[float, typer.Option(min=0.01, help="Share among your batches.")]
 Callback = Annotated[str | None, typer.Option(help="Address that gets signed POSTs about the batch.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute anew what earlier jobs have computed already.")]
 IdempotencyKey = Annotated[str | None, typer.Option(help="The same key makes one batch.")]
 
 batch_app = typer.Typer(help="Batches: many jobs at once, run in their window.", no_args_is_help=True)
@@ -70,7 +71,8 @@ def _made(plan: bool) -> Callable[..., None]:
         include: Include = MEDIA, preset: Preset = None, engine: Engine = None, prompt: Prompt = None,
         format: Format = None, name: Name = None, window: Window = None, deadline: Deadline = None,
         on_error: OnError = "skip", naming: Naming = None, only_new: OnlyNew = None, weight: Weight = 1.0,
-        callback: Callback = None, idempotency_key: IdempotencyKey = None, as_json: AsJson = False,
+        callback: Callback = None, idempotency_key: IdempotencyKey = None, no_cache: NoCache = False,
+        as_json: AsJson = False,
     ) -> None:  # fmt: skip
         with exits.told(as_json), Client() as client:
             feed = {
@@ -94,6 +96,7 @@ def _made(plan: bool) -> Callable[..., None]:
                 "naming": naming,
                 "only_new": only_new,
                 "weight": weight,
+                "cache": False if no_cache else None,
                 "callback": {"url": callback} if callback else None,
                 "rss": _present(feed) if rss else None,
                 "s3": _present({"pattern": s3, "exclude": exclude}) if s3 else None,
