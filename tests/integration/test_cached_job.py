@@ -31,8 +31,7 @@ from worker.scheduler import Scheduler
 from worker.watch import Watch
 
 
-@pytest.fixture
-def runner(house: House) -> Iterator[Runner]:
+def _started(house: House) -> Iterator[Runner]:
     made = open_runner(house.settings)
     made.start()
     yield made
@@ -40,11 +39,13 @@ def runner(house: House) -> Iterator[Runner]:
 
 
 @pytest.fixture
+def runner(house: House) -> Iterator[Runner]:
+    yield from _started(house)
+
+
+@pytest.fixture
 def sqlite_runner(sqlite_house: House) -> Iterator[Runner]:
-    made = open_runner(sqlite_house.settings)
-    made.start()
-    yield made
-    made.close()
+    yield from _started(sqlite_house)
 
 
 @pytest.fixture(scope="module")
