@@ -14,7 +14,7 @@ from api import schemas
 from api.batch_view import batch_view, plan_view, reject_view
 from api.context import caller, service
 from api.intake import Intake as Body
-from api.job_view import item_view
+from api.job_view import cached_view, item_view
 from api.jobs import Instant, fill
 from api.operations import Answer, Resource
 from api.paging import PageQuery, cut
@@ -323,7 +323,14 @@ def get_output(batch_id: str) -> Any:
             {**output.model_dump(mode="json", exclude_none=True), "path": path, "delivered": target if done else None}
             for output, path, target in places
         ]
-        return {"item": job.batch_item, "job": job.id, **_told(job), "outputs": outputs}
+        cached = cached_view(job.result or {})
+        return {
+            "item": job.batch_item,
+            "job": job.id,
+            "cached_from": cached.model_dump(mode="json") if cached else None,
+            **_told(job),
+            "outputs": outputs,
+        }
 
     return _stream(_delivered(batch), line, f"{batch_id}-output.jsonl")
 

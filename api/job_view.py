@@ -43,6 +43,7 @@ def job_view(job: Job, queue: schemas.Queue | None = None, transfer: Transfer | 
         warnings=[schemas.Warning(**warning) for warning in result.get("warnings", [])],
         metrics=result.get("metrics"),
         delivery=_delivery(transfer) if transfer is not None else None,
+        cached_from=cached_view(result),
         deadline=job.deadline,
         run_at=job.run_at,
         created_at=job.created_at,
@@ -78,6 +79,12 @@ def outputs_view(result: Mapping[str, Any]) -> list[schemas.Output]:
         schemas.Output(**{name: value for name, value in output.items() if name != "key"})
         for output in result["outputs"]
     ]
+
+
+def cached_view(result: Mapping[str, Any]) -> schemas.Cached | None:
+    """Where a result was taken from, if it was."""
+    cached = result.get("cached")
+    return schemas.Cached(**cached) if cached else None
 
 
 def progress_view(job: Job) -> schemas.Progress | None:

@@ -14,7 +14,7 @@ from werkzeug.wsgi import FileWrapper
 
 from api import schemas
 from api.context import public_url, service
-from api.job_view import outputs_view
+from api.job_view import cached_view, outputs_view
 from api.jobs import find
 from api.operations import Answer, Resource
 from common.db.keys import Scope
@@ -53,6 +53,7 @@ def get_results(job_id: str) -> Any:
         outputs=linked(job),
         warnings=[schemas.Warning(**warning) for warning in job.result.get("warnings", [])],
         metrics=dict(job.result.get("metrics") or {}),
+        cached_from=cached_view(job.result),
     )
 
 

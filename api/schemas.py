@@ -126,6 +126,13 @@ class Delivery(Model):
     ended_at: datetime | None
 
 
+class Cached(Model):
+    """Where a result was taken from. job: that computed it, which may have been deleted since.  finished_at: when."""
+
+    job: str
+    finished_at: datetime
+
+
 class Job(Model):
     id: str
     kind: Kind
@@ -154,6 +161,9 @@ class Job(Model):
     metrics: dict[str, Any] | None
     delivery: Delivery | None = Field(
         None, description="Of a batch that delivers, in the answer for one job and among the items of the batch"
+    )
+    cached_from: Cached | None = Field(
+        description="The job whose result this one took over, because its content, parameters and engine were the same"
     )
     deadline: datetime | None
     run_at: datetime = Field(description="Not started before: a retry waits until then")
@@ -195,6 +205,7 @@ class Results(Model):
     outputs: list[LinkedOutput]
     warnings: list[Warning]
     metrics: dict[str, Any]
+    cached_from: Cached | None = Field(description="The job it was taken from, if it was")
 
 
 # --- Uploads ---------------------------------------------------------------------------------------------------------

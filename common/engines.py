@@ -22,6 +22,15 @@ class Kind(StrEnum):
     CONVERSATION = "conversation"
 
 
+REPEATABLE = frozenset({Kind.SEPARATION, Kind.SEGMENTATION, Kind.TTS, Kind.TRANSCRIPTION})
+"""Kinds whose engines give the same result for the same input and parameters, to rounding, so that a job may take it
+over from an earlier one. What a language model answers is another thing each time, and what is made of a recording for
+a voice belongs to that voice."""
+
+NAMES_INPUTS = frozenset({Kind.SEGMENTATION})
+"""Kinds whose results hold the names of their inputs' files: another name gives another result."""
+
+
 class Lane(StrEnum):
     """Which workers run an engine: those with a card, or any."""
 
@@ -69,6 +78,7 @@ class EngineSpec:
     understands, each with the stem it means; None: any text.  features: what else it can do, in words of its kind.
     voices: that a speaking engine brings.  packages: modules that must be importable.  anywhere: workers of every lane
     run it, for the lane of a job is that of the engines it asks for help.  language_server: needs one configured.
+    deterministic: whether it does as its kind promises, see REPEATABLE.
     """
 
     name: str
@@ -86,7 +96,13 @@ class EngineSpec:
     voices: tuple[str, ...] = ()
     anywhere: bool = False
     language_server: bool = False
+    deterministic: bool = True
     aliases: tuple[str, ...] = field(default=())
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a job may take over what another has computed."""
+        return self.deterministic and self.kind in REPEATABLE
 
     def missing(self, models: Path, *, token: bool = False) -> tuple[str, str] | None:
         """None where this process could load the engine; else what is missing and how to get it, as sentences.

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     RELEASED = "released"
     CLAIMED = "claimed"
     DONE = "done"
+    CACHED = "taken_from_cache"
     PREEMPTED = "preempted"
     DRAINED = "worker_drained"
     WINDOW_CLOSED = "window_closed"

@@ -66,6 +66,7 @@ class Client:
         batch: str | None = None,
         metadata: Mapping[str, str] | None = None,
         deadline: datetime | None = None,
+        cache: bool = True,
         callback_url: str | None = None,
         output: str | None = None,
         idempotency_key: str | None = None,
@@ -75,6 +76,7 @@ class Client:
 
         source: a local file, an http(s) address, `s3://bucket/key`, the id of an upload, or another job (then `output`
         names which of its outputs).  prompts: descriptions, or mappings with description, name and spans.
+        cache: whether the result may be taken over from an earlier job with the same content and parameters.
         on_upload: called with bytes sent and bytes in all.
         """
         request: dict[str, Any] = {
@@ -95,6 +97,7 @@ class Client:
             "batch": batch,
             "metadata": dict(metadata) if metadata else None,
             "deadline": deadline.isoformat() if deadline else None,
+            "cache": None if cache else False,
             "callback": {"url": callback_url} if callback_url else None,
         }
         request |= {name: value for name, value in optional.items() if value is not None}
@@ -116,7 +119,8 @@ class Client:
 
         images: each a source as `separate` takes one.  prompts: mappings with points and labels, box or mask, and name,
         multimask, image; in pixels of the image as it is seen.  automatic: masks of all that is there, with the
-        settings that a mapping gives.  members: priority, batch, metadata, deadline, callback_url, as for `separate`.
+        settings that a mapping gives.  members: priority, batch, metadata, deadline, cache, callback_url, as for
+        `separate`.
         """
         several = isinstance(images, Sequence) and not isinstance(images, str)
         request: dict[str, Any] = {
@@ -161,7 +165,7 @@ class Client:
         source: in their place, a file of plain text, as `separate` takes one; of a job its output `text`, or `output`.
         voice: id of one of your voices, or a voice of the engine such as `espeak:de`.  pauses: seconds, by `sentence`,
         `paragraph`, `turn`.  loudness_lufs: None leaves it as it is.  members: priority, batch, metadata, deadline,
-        callback_url, as for `separate`.
+        cache, callback_url, as for `separate`.
         """
         optional = {
             "text": text,
@@ -396,6 +400,11 @@ class Job:
     def warnings(self) -> list[dict[str, Any]]:
         return list(self.body["warnings"])
 
+    @property
+    def cached_from(self) -> dict[str, str] | None:
+        """Where its result was taken from: `job` that computed it, and when, `finished_at`."""
+        return self.body["cached_from"]
+
     def refresh(self) -> Job:
         self.body = self._client.transport.call("GET", f"/v1/jobs/{self.id}")
         return self
@@ -492,6 +501,7 @@ def _common(
     batch: str | None = None,
     metadata: Mapping[str, str] | None = None,
     deadline: datetime | None = None,
+    cache: bool = True,
     callback_url: str | None = None,
 ) -> dict[str, Any]:
     """The members that requests of every kind have, without those that are left out."""
@@ -500,6 +510,7 @@ def _common(
         "batch": batch,
         "metadata": dict(metadata) if metadata else None,
         "deadline": deadline.isoformat() if deadline else None,
+        "cache": None if cache else False,
         "callback": {"url": callback_url} if callback_url else None,
     }
     return {name: value for name, value in members.items() if value is not None}

@@ -34,7 +34,10 @@ class YieldNow(Stop):
 
 @dataclass(frozen=True)
 class Succeeded:
+    """fingerprint: of all that decides the result; None where no other job may take it over."""
+
     result: Mapping[str, Any]
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)

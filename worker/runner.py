@@ -24,6 +24,7 @@ from common.queue import Ringer
 from common.settings import Settings
 from common.states import Reason
 from common.storage.store import Store
+from worker import cache
 from worker.card import Card
 from worker.engine import Artifact, BlockDone, Engine, Limits, Metrics, Note, Progress, Source, Voice, Work
 from worker.inputs import Inputs
@@ -113,8 +114,8 @@ class Runner:
         """Writes the outcome under this attempt's lease; where that is gone, somebody else has decided already."""
         try:
             match outcome:
-                case Succeeded(result):
-                    ended = self.database.run(finish.succeed, job.lease, result)
+                case Succeeded(result, mark):
+                    ended = self.database.run(finish.succeed, job.lease, result, mark)
                 case Failed(error):
                     ended = self.database.run(finish.fail, job.lease, error)
                 case Retry(error):
@@ -181,15 +182,20 @@ class _Attempt:
         self._outputs: list[dict[str, Any]] = []
         self._warnings: list[dict[str, str]] = []
         self._metrics: dict[str, Any] = {}
+        self._cached: dict[str, str] | None = None
 
     def perform(self) -> Outcome:
         """The way of a job, as design.md tells it. Raises what ends it early."""
         sources, voices = self._fetch()
         spec = lookup(self._job.engine, Kind(self._job.kind))
         engine = self._load(spec)
-        work, publisher = self._prepare(engine, sources, voices)
-        outcome = self._compute(engine, work, publisher)
-        return outcome or Succeeded(self._result(engine, sources))
+        blocks = self._fingerprint(engine, sources, voices)
+        mark = cache.fingerprint(spec, blocks, sources)
+        if not self._take(mark):
+            work, publisher = self._prepare(blocks, sources, voices)
+            if (outcome := self._compute(engine, work, publisher)) is not None:
+                return outcome
+        return Succeeded(self._result(engine, sources), mark)
 
     def _fetch(self) -> tuple[tuple[Source, ...], dict[str, Voice]]:
         def tell(done: int, total: int | None) -> None:
@@ -211,12 +217,36 @@ class _Attempt:
         self._watch.check()
         return engine
 
-    def _prepare(
-        self, engine: Engine, sources: tuple[Source, ...], voices: Mapping[str, Voice]
-    ) -> tuple[Work, Publisher]:
-        settings, job = self._runner.settings, self._job
+    def _fingerprint(self, engine: Engine, sources: tuple[Source, ...], voices: Mapping[str, Voice]) -> str:
+        """Of the blocks."""
         heard = [source.sha256 for source in sources] + [digest(voice) for voice in voices.values()]
-        mark = fingerprint(job, engine.version, heard, settings.block_seconds)
+        return fingerprint(self._job, engine.version, heard, self._runner.settings.block_seconds)
+
+    def _take(self, mark: str | None) -> bool:
+        """Whether an earlier job's result does, and is this one's now."""
+
+        def tell(done: int, total: int) -> None:
+            self._watch.check()
+            self._watch.moved({"phase": "store", "done": done, "total": total, "unit": "results"})
+
+        try:
+            taken = cache.Cache(self._runner.store, self._runner.database, self._job, tell).take(mark)
+        except cache.Incomplete as why:
+            self._note(Note("info", "cache_incomplete", str(why)))
+            return False
+        if taken is None:
+            return False
+        self._outputs.extend(dict(output) for output in taken.outputs)
+        self._warnings.extend(dict(warning) for warning in taken.warnings)
+        self._metrics.update(taken.metrics)
+        self._cached = dict(taken.cached)
+        self._note(
+            Note("info", "cached", f"The result was taken from {taken.cached['job']}, which had the same to do.")
+        )
+        return True
+
+    def _prepare(self, mark: str, sources: tuple[Source, ...], voices: Mapping[str, Voice]) -> tuple[Work, Publisher]:
+        settings, job = self._runner.settings, self._job
         with self._runner.database.read() as tx:
             found = running.finished_blocks(tx, job.id, mark)
         if found:
@@ -286,6 +316,7 @@ class _Attempt:
             "metrics": {**self._metrics, "seconds": round(time.monotonic() - self._started, 3)},
             "inputs": [{"filename": s.filename, "bytes": s.size, "sha256": s.sha256} for s in sources],
             "engine": {"name": engine.name, "version": engine.version},
+            "cached": self._cached,
         }
 
 

@@ -38,6 +38,7 @@ class Template:
             "params": dict(work.get("params") or {}),
             "metadata": dict(request.metadata),
             "priority": request.priority,
+            "cache": request.cache,
             "batch": name,
         }
         if request.job_callback is not None:

@@ -94,6 +94,7 @@ jobs = Table(
     Column("blocks_total", Integer),
     Column("result", Json),
     Column("result_attempt", Integer),
+    Column("fingerprint", Text, comment="Of all that decides its result; NULL: no other job may take that over"),
     Column("length", Float, comment="Seconds of audio, or images, as its worker found them"),
     Column("work_seconds", Float, comment="What all of it takes a worker; NULL: not known"),
     Column("error", Json),
@@ -220,6 +221,15 @@ jobs = Table(
         "finished_at",
         postgresql_where=text("work_seconds IS NOT NULL"),
         sqlite_where=text("work_seconds IS NOT NULL"),
+    ),
+    # The latest result that another job of the key may take over.
+    Index(
+        "ix_jobs_fingerprint",
+        "key_id",
+        "fingerprint",
+        "finished_at",
+        postgresql_where=text("fingerprint IS NOT NULL"),
+        sqlite_where=text("fingerprint IS NOT NULL"),
     ),
     Index(
         "ix_jobs_forget",

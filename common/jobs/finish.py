@@ -25,13 +25,17 @@ SWEEP_AFTER = 600.0
 _STOPPED: dict[str, Any] = {"worker": None, "lease_until": None}
 
 
-def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any]) -> Job:
-    """running -> succeeded: publishes the result of this attempt. Raises LeaseLost, also when a cancel came first."""
+def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any], fingerprint: str | None = None) -> Job:
+    """running -> succeeded: publishes the result of this attempt. Raises LeaseLost, also when a cancel came first.
+
+    fingerprint: of all that decides the result; None where no other job may take it over.
+    """
     row = tx.execute(
         update(jobs)
         .where(held(lease), jobs.c.cancel_requested.is_(False))
         .values(
-            state=State.SUCCEEDED, reason=Reason.DONE, result=dict(result), result_attempt=lease.attempt, error=None,
+            state=State.SUCCEEDED, reason=Reason.CACHED if result.get("cached") else Reason.DONE, error=None,
+            result=dict(result), result_attempt=lease.attempt, fingerprint=fingerprint,
             finished_at=tx.now(), updated_at=tx.now(), **_STOPPED, **speeds.measured(result),
         )
         .returning(jobs)

@@ -47,6 +47,7 @@ class Job:
     blocks_total: int | None
     result: Mapping[str, Any] | None
     result_attempt: int | None
+    fingerprint: str | None
     length: float | None
     work_seconds: float | None
     error: Mapping[str, Any] | None

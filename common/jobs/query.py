@@ -24,6 +24,17 @@ def get(tx: Tx, job_id: str, key_id: str | None = None) -> Job | None:
     return Job.from_row(row) if row is not None else None
 
 
+def latest(tx: Tx, key_id: str, fingerprint: str) -> Job | None:
+    """The job of a key that succeeded last, of those whose result is decided by the same."""
+    row = tx.execute(
+        select(jobs)
+        .where(jobs.c.key_id == key_id, jobs.c.fingerprint == fingerprint, jobs.c.state == State.SUCCEEDED)
+        .order_by(jobs.c.finished_at.desc())
+        .limit(1)
+    ).one_or_none()
+    return Job.from_row(row) if row is not None else None
+
+
 @dataclass(frozen=True)
 class Filter:
     """What a page of jobs is to hold; None: any."""

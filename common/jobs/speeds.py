@@ -20,20 +20,25 @@ Lane = tuple[str, str]
 """An engine and a lane."""
 
 
+LENGTHS = ("audio_seconds", "images")
+"""Metrics of a result that tell how much there was to do, the first that is told."""
+
+
 def measured(result: Mapping[str, Any]) -> dict[str, float | None]:
     """The columns `length` and `work_seconds` of a job, from what its worker says of it.
 
-    An attempt that went on after blocks of an earlier one is taken to the length of the whole.
+    An attempt that went on after blocks of an earlier one is taken to the length of the whole. One that took over the
+    result of another job has a length, but tells nothing of the time that computing takes.
     """
     metrics = result.get("metrics") or {}
-    length = _positive(metrics.get("audio_seconds")) or _positive(metrics.get("images"))
+    length = next((told for name in LENGTHS if (told := _positive(metrics.get(name)))), None)
     seconds = _positive(metrics.get("seconds"))
     share = 1.0
     for whole, resumed in (("blocks", "blocks_resumed"), ("images", "images_resumed")):
         if total := _positive(metrics.get(whole)):
             share -= (_positive(metrics.get(resumed)) or 0.0) / total
             break
-    told = length is not None and seconds is not None and share >= _LEAST_SHARE
+    told = length is not None and seconds is not None and share >= _LEAST_SHARE and not result.get("cached")
     return {"length": length, "work_seconds": seconds / share if told and seconds is not None else None}
 
 

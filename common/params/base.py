@@ -82,6 +82,11 @@ class Request(Strict):
         default_factory=dict, max_length=32, description="Kept with the job and sent with its callback"
     )
     deadline: datetime | None = Field(None, description="The job expires if it has not started by then")
+    cache: bool = Field(
+        True,
+        description="Whether the result may be taken over from an earlier job of the key with the same content, "
+        "parameters and engine; false: computes anew",
+    )
     callback: Callback | None = None
     preset: str | None = Field(
         None,

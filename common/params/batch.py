@@ -134,6 +134,7 @@ class BatchWork(Strict):
     params: dict[str, Any] = Field(default_factory=dict, description="Of every item; an item's own go before")
     metadata: Metadata = Field(default_factory=dict, max_length=16, description="Kept with every job")
     priority: Literal["interactive", "batch"] = "batch"
+    cache: bool = Field(True, description="Whether jobs may take over results that earlier ones have computed")
     job_callback: Callback | None = Field(None, description="Told of the end of every job")
     window: Windows | None = Field(None, description="When its jobs may run; left out: at any time")
     deadline: datetime | None = Field(None, description="When it should be done: warned of, never enforced")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 CHUNK_BYTES = 1 << 20
+
+# Another owner's file, too many names, another disk, or a disk without links.
+_NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,6 +48,25 @@ def unfinished(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
         finally:
             with suppress(FileNotFoundError):
                 path.unlink()
+
+
+@contextmanager
+def linked(source: Path, folder: Path) -> Iterator[Path | None]:
+    """Another name in `folder` for the file `source`, gone at the end unless it was renamed; None where the disk gives
+    a file no second one. Raises OSError."""
+    path = folder / f".part-{uuid.uuid4().hex}"
+    given = True
+    try:
+        os.link(source, path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        given = False
+    try:
+        yield path if given else None
+    finally:
+        # Renaming one name of a file to another leaves both.
+        path.unlink(missing_ok=True)
 
 
 def settle(file: BinaryIO) -> None:

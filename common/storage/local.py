@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import NightshiftError
-from common.storage.atomic import CHUNK_BYTES, make_folders, save, settle, sync_folder, unfinished
+from common.storage.atomic import CHUNK_BYTES, linked, make_folders, save, settle, sync_folder, unfinished
 from common.storage.keys import check_folder, check_key, check_prefix
 from common.storage.store import PresignedPut, Stat
 
@@ -58,6 +58,23 @@ class LocalStore:
                 written = os.fstat(file.fileno())
                 self._publish(path, key, content_type)
         return Stat(key, written.st_size, content_type, _utc(written.st_mtime))
+
+    def copy(self, source: str, target: str) -> Stat:
+        """As the protocol says. Both keys name the same bytes where the disk can: nobody writes into an object."""
+        check_key(target)
+        with self._faults("written"), ExitStack() as stack:
+            make_folders(self._incoming)
+            with self._lock(fcntl.LOCK_SH):
+                found = _lstat_regular(self._path(source))
+                if found is None:
+                    raise NightshiftError("input_missing", f"There is no object {source} in the storage.")
+                content_type = self._content_type(source)
+                path = stack.enter_context(linked(self._path(source), self._incoming))
+            if path is not None:
+                self._publish(path, target, content_type)
+                return Stat(target, found.st_size, content_type, _utc(found.st_mtime))
+        with self.open(source) as stream:
+            return self.put(target, stream, content_type)
 
     def open(self, key: str) -> BinaryIO:
         path = self._path(key)
@@ -115,7 +132,8 @@ class LocalStore:
         with self._faults("written"):
             for path in self._incoming.glob(".part-*"):
                 with suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime >= older_than_seconds:
+                    # Not when it was last written to: a copy's bytes are as old as what it is a copy of.
+                    if time.time() - path.stat().st_ctime >= older_than_seconds:
                         path.unlink()
                         swept += 1
         return swept

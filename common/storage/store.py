@@ -39,6 +39,11 @@ class Store(Protocol):
         """Stores a file or stream whole or not at all: a reader never sees half an object."""
         ...
 
+    def copy(self, source: str, target: str) -> Stat:
+        """Makes another object with the bytes and type of `source`, whole or not at all, and lets the store do it where
+        it can; each is then replaced and deleted without the other."""
+        ...
+
     def open(self, key: str) -> BinaryIO:
         """A seekable stream of the object's bytes; the caller closes it."""
         ...

@@ -49,6 +49,7 @@ Callback = Annotated[str | None, typer.Option(help="Address that gets signed POS
 Deliver = Annotated[str | None, typer.Option(help="Also copy the results: s3://bucket/prefix/.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Of --deliver: replace what has the same names.")]
 DeliverPictures = Annotated[bool, typer.Option("--pictures", help="Of --deliver: also the pictures of waveforms.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute anew what earlier jobs have computed already.")]
 IdempotencyKey = Annotated[str | None, typer.Option(help="The same key makes one batch.")]
 
 batch_app = typer.Typer(help="Batches: many jobs at once, run in their window.", no_args_is_help=True)
@@ -74,7 +75,8 @@ def _made(plan: bool) -> Callable[..., None]:
         format: Format = None, name: Name = None, window: Window = None, deadline: Deadline = None,
         on_error: OnError = "skip", naming: Naming = None, only_new: OnlyNew = None, weight: Weight = 1.0,
         callback: Callback = None, deliver: Deliver = None, overwrite: Overwrite = False,
-        pictures: DeliverPictures = False, idempotency_key: IdempotencyKey = None, as_json: AsJson = False,
+        pictures: DeliverPictures = False, idempotency_key: IdempotencyKey = None, no_cache: NoCache = False,
+        as_json: AsJson = False,
     ) -> None:  # fmt: skip
         with exits.told(as_json), Client() as client:
             feed = {
@@ -100,6 +102,7 @@ def _made(plan: bool) -> Callable[..., None]:
                 "naming": naming,
                 "only_new": only_new,
                 "weight": weight,
+                "cache": False if no_cache else None,
                 "callback": {"url": callback} if callback else None,
                 "deliver": {"to": deliver, "overwrite": overwrite, "pictures": pictures} if deliver else None,
                 "rss": _present(feed) if rss else None,

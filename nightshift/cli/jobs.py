@@ -12,6 +12,7 @@ from nightshift.client import Client, Job
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="A job's id.", metavar="JOB")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute anew what an earlier job has computed already.")]
 JobIds = Annotated[list[str], typer.Argument(help="Ids of jobs.", metavar="JOB…")]
 
 
@@ -38,6 +39,7 @@ def submit(
     metadata: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, kept with the job.")] = None,
     callback: Annotated[str | None, typer.Option(help="Address that gets a signed POST when the job ends.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key makes one job.")] = None,
+    no_cache: NoCache = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result.")] = False,
     download: Annotated[Path | None, typer.Option(help="Wait, and save the results in this folder.")] = None,
     as_json: AsJson = False,
@@ -57,6 +59,7 @@ def submit(
             priority=priority,  # type: ignore[arg-type]
             batch=batch,
             metadata=pairs(metadata),
+            cache=not no_cache,
             callback_url=callback,
             output=output,
             idempotency_key=idempotency_key,
@@ -79,6 +82,8 @@ def wait_for(job: Job, bars: Any, as_json: bool, timeout: float | None = None) -
     if not as_json:
         show.notes.print(job.id)
     job.wait(timeout, show.Following(bars, job.id) if not as_json else None)
+    if not as_json and (taken := show.taken(job)):
+        show.notes.print(f"taken from {taken}", soft_wrap=True)
 
 
 def print_submitted(job: Job, saved: list[Path], as_json: bool) -> None:
@@ -140,6 +145,7 @@ def one_job(
                 f"{job.body['attempt']}, of which {job.body['failures']} failed" if job.body["attempt"] else "",
             ),
             ("worker", job.body["worker"] or ""),
+            ("taken from", show.taken(job)),
             (
                 "error",
                 f"{job.error['code']}: {job.error['message']} {job.error.get('hint') or ''}" if job.error else "",

@@ -39,6 +39,7 @@ def say(
     metadata: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, kept with the job.")] = None,
     callback: Annotated[str | None, typer.Option(help="Address that gets a signed POST when the job ends.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key makes one job.")] = None,
+    no_cache: jobs.NoCache = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result.")] = False,
     download: Annotated[Path | None, typer.Option(help="Wait, and save the results in this folder.")] = None,
     as_json: jobs.AsJson = False,
@@ -64,6 +65,7 @@ def say(
             priority=priority,
             batch=batch,
             metadata=jobs.pairs(metadata),
+            cache=not no_cache,
             callback_url=callback,
         )
         if wait or download:

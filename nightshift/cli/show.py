@@ -63,6 +63,15 @@ def progress(job: Job) -> str:
     return f"{told['phase'] or ''}{blocks}{share}{left}".strip()
 
 
+def taken(job: Job) -> str:
+    """`job_…, computed on 2026-06-01 02:14 UTC`, of a result that was computed for another job."""
+    cached = job.cached_from
+    if cached is None:
+        return ""
+    computed = datetime.fromisoformat(cached["finished_at"]).astimezone(UTC)
+    return f"{cached['job']}, computed on {computed:%Y-%m-%d %H:%M} UTC"
+
+
 def age(instant: str | None) -> str:
     if instant is None:
         return ""

@@ -29,6 +29,7 @@ def transcribe(
     output: Annotated[str | None, typer.Option(help="With a job's id: which of its outputs.")] = None,
     priority: Priority = "interactive",
     batch: Batch = None,
+    no_cache: jobs.NoCache = False,
     wait: Wait = False,
     download: Download = None,
     as_json: jobs.AsJson = False,
@@ -45,6 +46,7 @@ def transcribe(
             on_upload=lambda done, total: bars.update(sending, completed=done, total=total, visible=True),
             priority=priority,
             batch=batch,
+            cache=not no_cache,
         )
         bars.remove_task(sending)
         if wait or download:

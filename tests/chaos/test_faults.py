@@ -100,6 +100,7 @@ class Night:
             "engine": engine,
             "input": {"upload": upload},
             "params": {"prompts": ["speech"]},
+            "cache": False,
             "priority": "batch" if int(hashlib.sha256(name.encode()).hexdigest(), 16) % 3 else "interactive",
             "callback": {"url": self.receiver.url(f"/{name}")},
         }

@@ -39,7 +39,7 @@ def test_kill_dash_nine_in_mid_file_resumes_on_the_next_worker_sample_for_sample
     first, second = house.process("worker", "--cpu"), house.process("worker.poll", worker_name="next@host")
     with house.running(first):
         undisturbed = house.ended(house.submit("rnnoise", input={"upload": upload}).id, 120)
-        job = house.submit("rnnoise", input={"upload": upload})
+        job = house.submit("rnnoise", input={"upload": upload}, cache=False)
         wait_for(lambda: house.job(job.id).blocks_done >= 2, 60)
         os.kill(first.pid, signal.SIGKILL)
         # Blocks that were stored before the worker heard of its launcher's death count too.

@@ -296,8 +296,8 @@ def _plain_job() -> Job:
         request={}, state=State.SUCCEEDED, reason=Reason.DONE, run_at=LONG_AGO, deadline=None, upstream=None, attempt=1,
         failures=0, crashes=0, losses=0, crashed_at_block=None, worker=None, lease_until=None, cancel_requested=False,
         progress=None, blocks_done=0, blocks_total=None, result=None, result_attempt=None, error=None,
-        idempotency_key=None, request_digest="", rung_at=None, created_at=LONG_AGO, started_at=None, finished_at=None,
-        updated_at=LONG_AGO,
+        fingerprint=None, idempotency_key=None, request_digest="", rung_at=None, created_at=LONG_AGO, started_at=None,
+        finished_at=None, updated_at=LONG_AGO,
     )  # fmt: skip
 
 

@@ -10,21 +10,25 @@ from sqlalchemy import insert, update
 from common.db.engine import Database
 from common.db.tables import callback_endpoints, callbacks
 from common.db.tables import jobs as table
-from common.jobs import figures, sweep
+from common.jobs import figures, finish, sweep
 from common.states import State
-from tests.jobs import LONG_AGO, brought, claimed, lose_lease, new_key, submitted
+from tests.jobs import LONG_AGO, brought, claimed, lose_lease, new_key, result, submitted
 
 
 def test_endings_by_lane_state_and_reason(database: Database) -> None:
     key = new_key(database)
     for state in (State.SUCCEEDED, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.RUNNING, State.WAITING):
         brought(database, key, state)
+    taken = claimed(database, submitted(database, key).id)
+    cached = {"job": "job_1", "finished_at": "2026-01-01T00:00:00Z"}
+    database.run(finish.succeed, taken.lease, result(cached=cached))
     old = brought(database, key, State.SUCCEEDED)
     with database.write() as tx:
         tx.execute(update(table).where(table.c.id == old.id).values(finished_at=LONG_AGO))
     with database.read() as tx:
         assert figures.ended(tx, 3600) == {
             ("cpu", "succeeded", "done"): 2,
+            ("cpu", "succeeded", "taken_from_cache"): 1,
             ("cpu", "failed", "error"): 1,
             ("cpu", "cancelled", "cancelled_by_caller"): 1,
         }

@@ -105,6 +105,12 @@ def test_what_a_result_tells_of_its_job(metrics: dict[str, Any], kept: tuple[flo
     assert (found["length"], found["work_seconds"]) == kept
 
 
+def test_a_result_taken_from_another_job_tells_no_speed() -> None:
+    metrics = {"audio_seconds": 60.0, "seconds": 0.1, "cached": True}
+    found = speeds.measured({"metrics": metrics, "cached": {"job": "job_1", "finished_at": "2026-01-01T00:00:00Z"}})
+    assert found == {"length": 60.0, "work_seconds": None}
+
+
 def test_the_latest_jobs_count_and_a_long_history_is_not_read(database: Database) -> None:
     key_id = new_key(database)
     count = 5_000

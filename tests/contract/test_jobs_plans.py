@@ -164,6 +164,7 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "ring again": (lambda tx, key: queueing.unanswered(tx, 15.0), "ix_jobs_claim"),
     "expired leases": (lambda tx, key: sweep.expired_leases(tx), "ix_jobs_lease"),
     "expire": (lambda tx, key: finish.expire(tx), "ix_jobs_deadline"),
+    "the latest result": (lambda tx, key: query.latest(tx, key, "print"), "ix_jobs_fingerprint"),
     "first page": (lambda tx, key: query.page(tx, key, Filter(), before=None, limit=50), "ix_jobs_list"),
     "a later page": (lambda tx, key: query.page(tx, key, Filter(), before="job_w1020000", limit=50), "ix_jobs_list"),
     "a page of failures": (

@@ -9,10 +9,10 @@ from sqlalchemy import update
 
 from common.db.engine import Database
 from common.db.tables import jobs
-from common.jobs import events, query, running
+from common.jobs import events, finish, query, running, sweep
 from common.jobs.query import Filter
 from common.states import Reason, State
-from tests.jobs import brought, claimed, look, new_key, submitted
+from tests.jobs import ERROR, brought, claimed, look, new_key, result, submitted
 
 
 def _pages(database: Database, key_id: str, which: Filter, limit: int) -> list[str]:
@@ -35,6 +35,31 @@ def test_a_job_is_seen_by_its_key_alone(database: Database) -> None:
         assert query.get(tx, job.id, theirs) is None
         assert query.get(tx, "job_none", mine) is None
     assert _pages(database, theirs, Filter(), 10) == []
+
+
+def _computed(database: Database, key_id: str, fingerprint: str | None) -> str:
+    job = claimed(database, submitted(database, key_id).id)
+    database.run(finish.succeed, job.lease, result(), fingerprint)
+    return job.id
+
+
+def test_the_latest_result_decided_by_the_same_is_the_key_s_own(database: Database) -> None:
+    mine, theirs = new_key(database), new_key(database)
+    for key_id, fingerprint in ((theirs, "same"), (mine, "another"), (mine, None)):
+        _computed(database, key_id, fingerprint)
+    unfinished = claimed(database, submitted(database, mine).id)
+    database.run(finish.fail, unfinished.lease, ERROR)
+    with database.read() as tx:
+        assert query.latest(tx, mine, "same") is None
+    first, second = (_computed(database, mine, "same") for _ in range(2))
+    with database.write() as tx:
+        tx.execute(update(jobs).where(jobs.c.id == first).values(finished_at=tx.now(-60.0)))
+    with database.write() as tx:
+        assert (found := query.latest(tx, mine, "same")) and (found.id, found.fingerprint) == (second, "same")
+        assert sweep.remove(tx, second)
+        assert (found := query.latest(tx, mine, "same")) and found.id == first
+        assert sweep.remove(tx, first)
+        assert query.latest(tx, mine, "same") is None
 
 
 @pytest.mark.parametrize("limit", [1, 3, 50])

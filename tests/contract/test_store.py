@@ -160,6 +160,51 @@ def test_a_put_replaces(store: Store) -> None:
     assert keys(store, "") == ["a"]
 
 
+def test_a_copy_is_an_object_of_its_own(store: Store, leftovers: Callable[[], int]) -> None:
+    store.put("jobs/1/1/speech.flac", io.BytesIO(b"fLaC..."), "audio/flac")
+    copied = store.copy("jobs/1/1/speech.flac", "jobs/2/1/speech.flac")
+    assert copied == store.stat("jobs/2/1/speech.flac")
+    assert (copied.key, copied.size, copied.content_type) == ("jobs/2/1/speech.flac", 7, "audio/flac")
+    store.put("jobs/1/1/speech.flac", io.BytesIO(b"another"), "text/plain")
+    assert content(store, "jobs/2/1/speech.flac") == b"fLaC..."
+    store.delete_prefix("jobs/1/")
+    assert content(store, "jobs/2/1/speech.flac") == b"fLaC..."
+    assert store.stat("jobs/2/1/speech.flac").content_type == "audio/flac"
+    store.put("jobs/3/1/speech.flac", io.BytesIO(b"before"), "text/plain")
+    for _ in range(2):
+        store.copy("jobs/2/1/speech.flac", "jobs/3/1/speech.flac")
+    store.delete("jobs/2/1/speech.flac")
+    assert content(store, "jobs/3/1/speech.flac") == b"fLaC..."
+    assert keys(store, "") == ["jobs/3/1/speech.flac"]
+    assert leftovers() == 0
+
+
+def test_a_copy_onto_itself_changes_nothing(store: Store, leftovers: Callable[[], int]) -> None:
+    store.put("a/b", io.BytesIO(b"x"), "audio/flac")
+    store.copy("a/b", "a/b")
+    assert (content(store, "a/b"), store.stat("a/b").content_type) == (b"x", "audio/flac")
+    assert leftovers() == 0
+
+
+def test_what_is_not_there_is_not_copied(store: Store, leftovers: Callable[[], int]) -> None:
+    with pytest.raises(NightshiftError) as failed:
+        store.copy("a/b", "a/c")
+    assert failed.value.code == "input_missing"
+    assert keys(store, "") == []
+    assert leftovers() == 0
+
+
+def test_a_large_object_is_copied_in_parts(store: Store) -> None:
+    blob = random.Random(5).randbytes(2 * PART + 12345)
+    store.put("a/large", io.BytesIO(blob), "audio/flac")
+    if isinstance(store, S3Store):
+        store._copying.multipart_threshold = store._copying.multipart_chunksize = PART
+    assert store.copy("a/large", "b/large").size == len(blob)
+    store.delete("a/large")
+    assert content(store, "b/large") == blob
+    assert store.stat("b/large").content_type == "audio/flac"
+
+
 def test_a_source_stays_open_and_is_read_from_where_it_stands(store: Store) -> None:
     source = io.BytesIO(b"headbody")
     source.seek(4)
@@ -252,6 +297,8 @@ def test_keys_that_no_store_takes(store: Store, key: str, tmp_path: Path) -> Non
     target = tmp_path / "target"
     for refused in (
         lambda: store.put(key, io.BytesIO(b"x")),
+        lambda: store.copy(key, "a"),
+        lambda: store.copy("a", key),
         lambda: store.open(key),
         lambda: store.download(key, target),
         lambda: store.stat(key),

@@ -14,6 +14,7 @@ from sqlalchemy import update
 from common.db.engine import Database
 from common.db.tables import schedules
 from common.storage.s3_client import connect
+from nightshift.batches import Batches
 from tests import media
 from tests.e2e.conftest import Up
 from tests.house import wait_for
@@ -83,19 +84,26 @@ def test_a_feed_overnight(up: Up, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_files(up: Up, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
     for name in ("one.wav", "deep/two.flac"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        media.make(tmp_path / name, 16_000, 1, 1.0)
-    (tmp_path / "notes.txt").write_text("no audio")
-    done = up.command(
-        "batch", "start", "--folder", tmp_path, "-p", "speech", "--engine", "fast", "--naming", "{title}/{stem}.{ext}"
-    )
-    batch_id = done.out.strip()
+        (folder / name).parent.mkdir(exist_ok=True)
+        media.make(folder / name, 16_000, 1, 1.0)
+    (folder / "notes.txt").write_text("no audio")
+    asked = (
+        "batch", "start", "--folder", folder, "-p", "speech", "--engine", "fast", "--naming", "{title}/{stem}.{ext}",
+    )  # fmt: skip
+    batch_id = up.command(*asked).out.strip()
     up.command("batch", "watch", batch_id, "--poll", 0.2)
     saved = up.command("batch", "download", batch_id, tmp_path / "out", "--json").out.splitlines()
     assert sorted(Path(json.loads(line)).relative_to((tmp_path / "out").resolve()).as_posix() for line in saved) == [
         "one/residual.flac", "one/speech.flac", "two/residual.flac", "two/speech.flac",
     ]  # fmt: skip
+    for more, taken in (((), True), (("--no-cache",), False)):
+        again = up.command(*asked, *more).out.strip()
+        up.command("batch", "watch", again, "--poll", 0.2)
+        with up.client() as client:
+            lines = list(Batches(client).get(again).output())
+        assert [line["cached_from"] is not None for line in lines] == [taken, taken]
 
 
 def test_results_are_delivered_into_a_bucket(up: Up, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import soundfile
 
 import nightshift
 from nightshift.cli import exits
+from tests import media
 from tests.command import Command
 from tests.e2e.conftest import Up
 from tests.house import wait_for
@@ -33,7 +34,7 @@ def job(up: Up, job_id: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(up: Up, episode: Path) -> str:
-    return submit(up, episode, "--wait", "--batch", "finished", "--metadata", "title=An episode")
+    return submit(up, episode, "--wait", "--no-cache", "--batch", "finished", "--metadata", "title=An episode")
 
 
 # --- Work -------------------------------------------------------------------------------------------------------------
@@ -66,6 +67,22 @@ def test_submit_an_address_an_upload_and_an_output(up: Up, episode: Path) -> Non
     assert job(up, by_address)["input"] == {"url": up.receiver.url("/shows/night.wav")}
     assert job(up, by_upload)["input"] == {"upload": upload}
     assert job(up, by_output)["input"] == {"job": by_upload, "output": "residual"}
+
+
+def test_the_same_again_says_where_it_was_taken_from(up: Up, tmp_path: Path) -> None:
+    file = media.make(tmp_path / "again.wav", 16_000, 1, 1.25)
+    first = submit(up, file, "--wait")
+    asked = ("submit", file, "-p", "speech", "--engine", "fast", "--wait")
+    again = up.command(*asked)
+    line = f"{first}, computed on {job(up, first)['finished_at'][:10]}"
+    assert f"taken from {line}" in again.err
+    second = again.out.strip()
+    assert second != first and line in up.command("job", second).out
+    body = job(up, second)
+    assert (body["reason"], body["cached_from"]["job"], body["metrics"]["cached"]) == ("taken_from_cache", first, True)
+    assert up.command("results", second, "--json").json["cached_from"] == body["cached_from"]
+    anew = up.command(*asked, "--no-cache")
+    assert "taken from" not in anew.err and job(up, anew.out.strip())["cached_from"] is None
 
 
 def test_the_same_idempotency_key_makes_one_job(up: Up, episode: Path) -> None:

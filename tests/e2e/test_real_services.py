@@ -172,7 +172,10 @@ def both_work(stack: Stack, curl: Curl, token: str, workers: set[str], episode: 
     upload = stack.command("submit", episode, "-p", "speech", "--json", api_key=token).json["input"]["upload"]
     taken: set[str] = set()
     for turn in range(5):
-        body = {"input": {"upload": upload}, "params": {"prompts": ["speech"]}, "metadata": {"turn": str(turn)}}
+        body = {
+            "input": {"upload": upload}, "params": {"prompts": ["speech"]}, "metadata": {"turn": str(turn)},
+            "cache": False,
+        }  # fmt: skip
         jobs = [curl("POST", "/v1/jobs", body)["id"] for _ in range(6)]
         for job_id in jobs:
             wait_for(lambda job_id=job_id: _succeeded(curl("GET", f"/v1/jobs/{job_id}")), 120)

@@ -104,7 +104,9 @@ def stems(job: Job, folder: Path) -> dict[str, np.ndarray]:
 
 
 def submit(client: Client, upload: str, prompts: list[Any], engine: str = "sam-audio-base") -> Job:
-    return client.separate(upload, prompts, engine=engine, outputs=["target"], quality="draft", seed=5, format="wav")
+    return client.separate(
+        upload, prompts, engine=engine, outputs=["target"], quality="draft", seed=5, format="wav", cache=False
+    )
 
 
 def kill_in_mid_file(stack: Stack, job: Job) -> None:

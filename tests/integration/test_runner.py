@@ -215,7 +215,7 @@ def test_kill_dash_nine_resumes_after_the_last_finished_block(
     long = media.write(tmp_path / "long.wav", media.signal(44_100, 2, 30.0, "noise"), 44_100)
     upload = house.upload(long)
     undisturbed = house.submit("slow", input={"upload": upload})
-    job = house.submit("slow", input={"upload": upload})
+    job = house.submit("slow", input={"upload": upload}, cache=False)
     worker = house.process("worker.poll")
     with house.running(worker):
         house.ended(undisturbed.id)

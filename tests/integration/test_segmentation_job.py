@@ -37,7 +37,7 @@ def files(house: House, job: Job) -> dict[str, bytes]:
 
 def segment(house: House, uploads: list[str], params: dict[str, Any], engine: str = "grabcut") -> str:
     named = {"input": {"upload": uploads[0]}} if len(uploads) == 1 else {"inputs": [{"upload": u} for u in uploads]}
-    return house.submit(engine, kind="segmentation", params=params, **named).id
+    return house.submit(engine, kind="segmentation", params=params, cache=False, **named).id
 
 
 def test_a_list_outlives_its_worker(sqlite_house: House, tmp_path: Path) -> None:

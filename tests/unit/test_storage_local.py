@@ -174,6 +174,46 @@ LocalStore(pathlib.Path(sys.argv[1])).put("a", Endless())
     assert store.sweep(older_than_seconds=-60) == 1
 
 
+def test_a_copy_takes_no_room_on_the_disk(store: LocalStore, tmp_path: Path) -> None:
+    store.put("a/b", io.BytesIO(b"speech"), "audio/flac")
+    store.copy("a/b", "c/d")
+    assert (tmp_path / "files/a/b").samefile(tmp_path / "files/c/d")
+
+
+@pytest.mark.parametrize("fault", [errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
+def test_a_disk_that_gives_no_second_name_gets_a_second_file(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    store.put("a/b", io.BytesIO(b"speech"), "audio/flac")
+    monkeypatch.setattr(os, "link", refuse)
+    copied = store.copy("a/b", "c/d")
+    assert (copied.size, copied.content_type) == (6, "audio/flac")
+    assert not (tmp_path / "files/a/b").samefile(tmp_path / "files/c/d")
+    assert (tmp_path / "files/c/d").read_bytes() == b"speech"
+
+
+def test_a_full_disk_is_told_also_when_it_copies(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store.put("a/b", io.BytesIO(b"speech"))
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(NightshiftError) as failed:
+        store.copy("a/b", "c/d")
+    assert failed.value.code == "storage_failed" and "Free some space" in failed.value.hint
+
+
+def test_an_unfinished_copy_of_an_old_file_is_not_swept(store: LocalStore, tmp_path: Path) -> None:
+    store.put("a/b", io.BytesIO(b"speech"))
+    os.utime(tmp_path / "files/a/b", (0, 0))
+    os.link(tmp_path / "files/a/b", tmp_path / "files/.incoming/.part-0")
+    assert store.sweep(older_than_seconds=3600) == 0
+    assert store.sweep(older_than_seconds=-60) == 1
+
+
 def test_processes_and_threads_take_turns(store: LocalStore, tmp_path: Path) -> None:
     """Deleting prunes folders under the feet of writers in another process; no put may fail for it."""
     program = """
@@ -232,6 +272,18 @@ class StoreEqualsDictionary(RuleBasedStateMachine):
 
         with pytest.raises(KeyError):
             self.store.put(key, Broken())
+
+    @rule(key=KEYS, other=KEYS)
+    def copy(self, key: str, other: str) -> None:
+        if key not in self.model:
+            with pytest.raises(NightshiftError, match="input_missing"):
+                self.store.copy(key, other)
+        elif self._in_the_way(other):
+            with pytest.raises(ValueError):
+                self.store.copy(key, other)
+        else:
+            self.store.copy(key, other)
+            self.model[other] = self.model[key]
 
     @rule(key=KEYS)
     def delete(self, key: str) -> None:
