@@ -23,7 +23,7 @@ def entries(count: int, start: int = 1, name: str = "nightly", **members: Any) -
 def created(database: Database, key_id: str, **members: Any) -> Batch:
     """A batch that is to be prepared."""
     with database.write() as tx:
-        new = NewBatch(members.pop("name", "nightly"), {}, {}, "digest", **members)
+        new = NewBatch(members.pop("name", "nightly"), {}, members.pop("template", {}), "digest", **members)
         return batches.create(tx, key_id, new)[0]
 
 

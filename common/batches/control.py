@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from common.db.engine import Database
 from common.jobs import batches
+from common.quotas import Quotas
 
 
 def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> int:
@@ -31,7 +32,7 @@ class Retries:
     refused: int
 
 
-def retry_failed(database: Database, batch_id: str, default_quota: int) -> Retries:
+def retry_failed(database: Database, batch_id: str, default_quota: Quotas) -> Retries:
     """Runs all jobs of a batch again that failed or expired. Raises `state_conflict` and `quota_exceeded`."""
     again = refused = 0
     after: int | None = 0

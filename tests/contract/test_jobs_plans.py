@@ -16,6 +16,7 @@ from common.db.tables import jobs
 from common.jobs import batches, finish, query, queueing, running, submit, sweep
 from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
+from common.quotas import Quotas
 from common.states import State
 from tests.jobs import LEASE, brought, new_key, queue_up, request, submitted
 
@@ -130,13 +131,13 @@ _SORT_OF_ALL = re.compile(r"Sort .*rows=\d{4,}")
 
 
 def _submit(tx: Tx, key_id: str) -> None:
-    submit.submit(tx, key_id, request(), default_quota=100)
+    submit.submit(tx, key_id, request(), default_quota=Quotas(100))
 
 
 def _place(tx: Tx, key_id: str) -> None:
     """Of the only job of another key, for which the others' must not be looked through, and of one of many."""
     newcomer = keys.create(tx, "newcomer", [keys.Scope.WRITE])[0].id
-    lonely = submit.submit(tx, newcomer, request(), default_quota=100).job
+    lonely = submit.submit(tx, newcomer, request(), default_quota=Quotas(100)).job
     crowded = query.page(tx, key_id, Filter(), before="job_w1020000", limit=1)[0]
     assert [query.ahead(tx, job) for job in (lonely, crowded)] == [0, 1000]
 
