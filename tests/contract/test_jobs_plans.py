@@ -13,10 +13,11 @@ from sqlalchemy import event, text
 from common.db import keys
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
-from common.jobs import batches, finish, query, queueing, running, submit, sweep
+from common.jobs import batches, expiry, finish, query, queueing, quota, running, submit, sweep
 from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
 from common.quotas import Quotas
+from common.retention import Retention
 from common.states import State
 from tests.jobs import LEASE, brought, new_key, queue_up, request, submitted
 
@@ -176,7 +177,16 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     ),
     "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),
     "prune": (
-        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6), "ix_jobs_finished",
+        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6), "ix_jobs_expiry",
+    ),
+    "prune what was told": (
+        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6, warning_seconds=9e5),
+        "ix_jobs_expiry",
+    ),
+    "tell of an end": (lambda tx, key: expiry.tell_jobs(tx, Retention(9e6, 9e5)), "ix_jobs_expiry|ix_jobs_finished"),
+    "tell of a batch's end": (lambda tx, key: expiry.tell_batch(tx, Retention(9e6, 9e5)), "batches"),
+    "hours left of a day": (
+        lambda tx, key: quota.left_today(tx, {key: 1.0}, tx.instant()), "ix_jobs_claim|ix_jobs_lease",
     ),
 }  # fmt: skip
 
