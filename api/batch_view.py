@@ -12,13 +12,16 @@ from common.jobs.batch import Batch, Reject
 from common.jobs.outlook import Outlook
 from common.jobs.schedules import Schedule, Tick
 from common.presets import Preset
+from common.retention import Retention
 from common.states import State
 
 
 def batch_view(
-    batch: Batch, under_way: Mapping[State, int], now: datetime, outlook: Outlook | None = None
+    batch: Batch, keep: Retention, under_way: Mapping[State, int], now: datetime, outlook: Outlook | None = None,
+    held_until: datetime | None = None,
 ) -> schemas.Batch:  # fmt: skip
-    """under_way: its jobs that are queued and running."""
+    """keep: how long this service keeps what has ended.  under_way: its jobs that are queued and running.
+    held_until: while its key has used its hours of the day."""
     work = batch.template["work"]
     queued, running = under_way.get(State.QUEUED, 0), under_way.get(State.RUNNING, 0)
     return schemas.Batch(
@@ -51,6 +54,7 @@ def batch_view(
         window=batch.window,
         open=batch.open_until is not None and batch.open_until > now,
         changes_at=batch.changes_at,
+        held_until=None if batch.over else held_until,
         deadline=batch.deadline,
         on_error=batch.on_error,
         weight=batch.weight,
@@ -60,6 +64,8 @@ def batch_view(
         error=schemas.JobError(**batch.error) if batch.error else None,
         created_at=batch.created_at,
         finished_at=batch.finished_at,
+        expires_at=keep.expires_at(batch.finished_at, batch.expiry_told_at),
+        warned_at=batch.expiry_told_at,
         updated_at=batch.updated_at,
         forecast=_forecast(outlook) if outlook is not None else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import islice
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -15,7 +16,7 @@ from api.batch_view import batch_view, plan_view, reject_view
 from api.context import caller, service
 from api.intake import Intake as Body
 from api.job_view import cached_view, item_view
-from api.jobs import Instant, fill
+from api.jobs import Instant, fill, held_until
 from api.operations import Answer, Resource
 from api.paging import PageQuery, cut
 from api.results import linked
@@ -105,6 +106,7 @@ class ItemQuery(PageQuery):
         "unknown_preset", "unknown_engine", "engine_unsupported", "url_forbidden", "bucket_forbidden", "input_missing",
         "upload_incomplete", "idempotency_mismatch", "storage_failed", "state_conflict", "invalid_window",
         "invalid_feed", "input_refused", "input_unreachable", "input_too_slow", "too_large", "length_required",
+        "quota_exceeded",
     ),
 )  # fmt: skip
 def start_batch(query: BatchOptions, headers: BatchHeaders, body: BatchRequest | None) -> Any:
@@ -192,7 +194,8 @@ def list_batches(query: BatchListQuery) -> Any:
             tx, caller().id, before=before, limit=query.limit + 1, states=query.state, schedule_id=query.schedule
         )
         items, cursor, link = cut("batches", query, found)
-        views = [_view(tx, batch) for batch in items]
+        held = held_until(tx) if any(not batch.over for batch in items) else None
+        views = [_view(tx, batch, held) for batch in items]
     return schemas.BatchPage(items=views, next=cursor), 200, link
 
 
@@ -226,7 +229,9 @@ def list_items(batch_id: str, query: ItemQuery) -> Any:
         found = batches.items(tx, batch_id, after=after, limit=query.limit + 1, states=query.state)
         known = transfers.of(tx, [job.id for job in found])
     items, cursor, link = cut(name, query, found, key=lambda job: str(job.batch_item))
-    return schemas.ItemPage(items=[item_view(job, known.get(job.id)) for job in items], next=cursor), 200, link
+    keep = service().settings.retention
+    views = [item_view(job, keep, known.get(job.id)) for job in items]
+    return schemas.ItemPage(items=views, next=cursor), 200, link
 
 
 # --- Steering ---------------------------------------------------------------------------------------------------------
@@ -291,7 +296,7 @@ def retry_batch(batch_id: str) -> Any:
     """Runs again what failed or expired; a batch that was over goes on. Deliveries that failed are tried again too."""
     with service().database.read() as tx:
         _find(tx, batch_id)
-    done = control.retry_failed(service().database, batch_id, service().settings.max_waiting_per_key)
+    done = control.retry_failed(service().database, batch_id, service().settings.quotas)
     _fill()
     return schemas.Retried(
         again=done.again, refused=done.refused, deliveries=done.deliveries, batch=_answer(batch_id)
@@ -456,12 +461,12 @@ def _answer(batch_id: str) -> schemas.Batch:
         if not batch.over:
             standing = outlook.read(tx, service().settings.alive_seconds, batch.id)
             found = outlook.of_batch(standing, batch.id)
-        return _view(tx, batch, found)
+        return _view(tx, batch, None if batch.over else held_until(tx), found)
 
 
-def _view(tx: Tx, batch: Batch, found: Outlook | None = None) -> schemas.Batch:
+def _view(tx: Tx, batch: Batch, held: datetime | None, found: Outlook | None = None) -> schemas.Batch:
     under_way = {} if batch.over else batches.under_way(tx, batch.id)
-    return batch_view(batch, under_way, tx.instant(), found)
+    return batch_view(batch, service().settings.retention, under_way, tx.instant(), found, held)
 
 
 def _find(tx: Tx, batch_id: str) -> Batch:

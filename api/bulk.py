@@ -87,7 +87,7 @@ def act_on_jobs(body: BulkRequest) -> Any:
                 body.action,
                 which,
                 before=before,
-                default_quota=service().settings.max_waiting_per_key,
+                default_quota=service().settings.quotas,
             )
         done, refused, before = done + step.done, refused + step.refused, step.last
         if before is None or time.monotonic() > ends:

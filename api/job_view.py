@@ -8,11 +8,14 @@ from typing import Any
 from api import schemas
 from common.jobs.job import Job
 from common.jobs.transfers import Transfer
+from common.retention import Retention
 from common.states import State
 
 
-def job_view(job: Job, queue: schemas.Queue | None = None, transfer: Transfer | None = None) -> schemas.Job:
-    """transfer: of its results."""
+def job_view(
+    job: Job, keep: Retention, queue: schemas.Queue | None = None, transfer: Transfer | None = None
+) -> schemas.Job:  # fmt: skip
+    """keep: how long this service keeps what has ended.  transfer: of its results."""
     request = job.request
     result = job.result or {}
     callback = request.get("callback")
@@ -49,13 +52,16 @@ def job_view(job: Job, queue: schemas.Queue | None = None, transfer: Transfer | 
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
+        # What is of a batch goes with it.
+        expires_at=keep.expires_at(job.finished_at, job.expiry_told_at) if job.batch_id is None else None,
+        warned_at=job.expiry_told_at,
         updated_at=job.updated_at,
     )
 
 
-def item_view(job: Job, transfer: Transfer | None) -> schemas.BatchItem:
+def item_view(job: Job, keep: Retention, transfer: Transfer | None) -> schemas.BatchItem:
     """A job of a batch."""
-    return schemas.BatchItem(**job_view(job, transfer=transfer).model_dump(), item=job.batch_item or 0)
+    return schemas.BatchItem(**job_view(job, keep, transfer=transfer).model_dump(), item=job.batch_item or 0)
 
 
 def _delivery(transfer: Transfer) -> schemas.Delivery:

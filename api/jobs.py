@@ -20,11 +20,12 @@ from common.db.engine import Tx
 from common.db.keys import Scope
 from common.engines import Kind
 from common.errors import NightshiftError
-from common.jobs import finish, queueing, sweep, transfers
+from common.jobs import finish, queueing, quota, sweep, transfers
 from common.jobs import query as jobs
 from common.jobs import submit as submitting
 from common.jobs.job import Job
 from common.jobs.queueing import Bell
+from common.jobs.transfers import Transfer
 from common.params import JobRequest, Request
 from common.states import State
 
@@ -111,7 +112,7 @@ def submit_job(headers: SubmitHeaders, body: Any) -> Any:
         finally:
             service().waiters.release()
         more["Preference-Applied"] = f"wait={seconds}"
-    return job_view(job, _queue(job)), 200 if job.terminal else 202, more
+    return _view(job, _queue(job)), 200 if job.terminal else 202, more
 
 
 @resource.operation(
@@ -136,7 +137,7 @@ def list_jobs(query: JobQuery) -> Any:
     with service().database.read() as tx:
         found = jobs.page(tx, caller().id, which, before=query.before("jobs"), limit=query.limit + 1)
     items, cursor, link = cut("jobs", query, found)
-    return schemas.JobPage(items=[job_view(job) for job in items], next=cursor), 200, link
+    return schemas.JobPage(items=[_view(job) for job in items], next=cursor), 200, link
 
 
 @resource.operation(
@@ -151,7 +152,7 @@ def get_job(job_id: str) -> Any:
     job = find(job_id)
     with service().database.read() as tx:
         transfer = transfers.of(tx, [job_id]).get(job_id)
-    return job_view(job, _queue(job), transfer)
+    return _view(job, _queue(job), transfer)
 
 
 @resource.operation(
@@ -175,7 +176,7 @@ def cancel_job(job_id: str) -> Any:
         assert job is not None
         bells = fill(tx, job.lane)
     service().ringer.ring(bells)
-    return job_view(job), 200 if job.terminal else 202
+    return _view(job), 200 if job.terminal else 202
 
 
 @resource.operation(
@@ -192,10 +193,10 @@ def retry_job(job_id: str) -> Any:
     """Runs a job again that failed, was cancelled or expired; its finished blocks are kept where they still fit."""
     with service().database.write() as tx:
         _find(tx, job_id)
-        job = submitting.resubmit(tx, job_id, default_quota=service().settings.max_waiting_per_key)
+        job = submitting.resubmit(tx, job_id, default_quota=service().settings.quotas)
         bells = fill(tx, job.lane)
     service().ringer.ring(bells)
-    return job_view(job), 202
+    return _view(job), 202
 
 
 @resource.operation(
@@ -235,7 +236,7 @@ def _accept(request: Request, idempotency_key: str | None) -> tuple[Job, bool]:
     settings = service().settings
     with service().database.write() as tx:
         submitted = submitting.submit(
-            tx, caller().id, request, default_quota=settings.max_waiting_per_key, idempotency_key=idempotency_key
+            tx, caller().id, request, default_quota=settings.quotas, idempotency_key=idempotency_key
         )
         bells: list[Bell] = []
         if submitted.created:
@@ -250,7 +251,9 @@ def _accept(request: Request, idempotency_key: str | None) -> tuple[Job, bool]:
 def fill(tx: Tx, lane: str) -> list[Bell]:
     """Releases what a lane has room for; returns the bells to ring after the commit."""
     settings = service().settings
-    return queueing.fill(tx, lane, settings.release_ahead, settings.alive_seconds)
+    return queueing.fill(
+        tx, lane, settings.release_ahead, settings.alive_seconds, settings.max_audio_hours_per_day_per_key
+    )  # fmt: skip
 
 
 def _wait_seconds(prefer: str | None) -> int | None:
@@ -270,11 +273,22 @@ def _until_ended(job: Job, seconds: float) -> Job:
     return job
 
 
+def _view(job: Job, queue: schemas.Queue | None = None, transfer: Transfer | None = None) -> schemas.Job:
+    return job_view(job, service().settings.retention, queue, transfer)
+
+
 def _queue(job: Job) -> schemas.Queue | None:
     if job.terminal:
         return None
     with service().database.read() as tx:
+        can_wait = job.state is State.WAITING and (not job.interactive or job.batch_id is not None)
+        held = held_until(tx) if can_wait else None
         ahead = jobs.ahead(tx, job) if job.state in (State.WAITING, State.QUEUED) else 0
         workers = processes.list_all(tx, service().settings.alive_seconds, "worker")
     alive = sum(worker.alive and job.lane in worker.lanes for worker in workers)
-    return schemas.Queue(lane=job.lane, ahead=ahead, workers=alive)
+    return schemas.Queue(lane=job.lane, ahead=ahead, workers=alive, held_until=held)
+
+
+def held_until(tx: Tx) -> datetime | None:
+    """Until when the caller's batches wait, because the key has used its hours of today."""
+    return quota.held_until(tx, caller().id, caller().quotas(service().settings.quotas))

@@ -41,7 +41,7 @@ def problem(error: NightshiftError, headers: Mapping[str, str] | None = None) ->
     if error.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="nightshift"'
     if error.retryable and error.status in _RETRY_AFTER:
-        response.headers["Retry-After"] = _RETRY_AFTER[error.status]
+        response.headers["Retry-After"] = str(error.extra.get("retry_after", _RETRY_AFTER[error.status]))
     response.headers.update(headers or {})
     return response
 

@@ -80,6 +80,9 @@ class Queue(Model):
     lane: Lane
     ahead: int
     workers: int = Field(description="Live workers of the lane")
+    held_until: datetime | None = Field(
+        None, description="Its key has used its hours of audio of today, and the job waits until then"
+    )
 
 
 class JobError(BaseModel):
@@ -170,6 +173,10 @@ class Job(Model):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None = Field(
+        description="Deleted with its results soon after; null while it is unfinished, and where it goes with its batch"
+    )
+    warned_at: datetime | None = Field(description="When its owner was told of that")
     updated_at: datetime
 
 
@@ -232,6 +239,9 @@ class Upload(Model):
     size: int = Field(description="Bytes")
     sha256: str | None = Field(description="Hex; as declared, or as seen while the bytes passed through this service")
     created_at: datetime
+    expires_at: datetime | None = Field(
+        description="Deleted soon after; where jobs read it, not before the last of them is deleted"
+    )
     upload: UploadTarget | None = Field(None, description="Where to send the bytes of a pending upload")
 
 
@@ -345,10 +355,32 @@ class Key(Model):
     name: str
     scopes: list[Scope]
     max_waiting: int | None = Field(description="Quota of unfinished jobs; null: the service's default")
+    max_audio_hours_per_day: float | None = Field(
+        description="Quota of hours of audio, by UTC's days; null: the service's default"
+    )
+    max_bytes: int | None = Field(description="Quota of bytes in the store; null: the service's default")
     weight: float = Field(description="Share of the workers, relative to other keys")
     created_at: datetime
     used_at: datetime | None
     revoked_at: datetime | None
+
+
+class Usage(Model):
+    """What a key uses, beside what it may; null: any."""
+
+    unfinished: int = Field(description="Jobs, counted up to the quota")
+    max_waiting: int
+    audio_hours_today: float = Field(
+        description="Hours of audio: of jobs that have ended today, as found, and of those under way, as expected"
+    )
+    max_audio_hours_per_day: float | None
+    held_until: datetime | None = Field(description="Its hours of today are used; its batches wait until then")
+    bytes_stored: int = Field(description="Uploads, results and voices")
+    max_bytes: int | None
+
+
+class OwnKey(Key):
+    usage: Usage
 
 
 class KeyList(Model):
@@ -488,6 +520,9 @@ class Batch(Model):
     window: str | None
     open: bool = Field(description="Whether its jobs may start now")
     changes_at: datetime | None = Field(description="When its window opens or closes next")
+    held_until: datetime | None = Field(
+        description="Its key has used its hours of audio of today, and nothing more of it starts until then"
+    )
     deadline: datetime | None
     on_error: OnError
     weight: float
@@ -497,6 +532,10 @@ class Batch(Model):
     error: JobError | None = Field(description="Why it could not be prepared, or not yet")
     created_at: datetime
     finished_at: datetime | None
+    expires_at: datetime | None = Field(
+        description="Deleted with its jobs and their results soon after; null while it is not over"
+    )
+    warned_at: datetime | None = Field(description="When its owner was told of that")
     updated_at: datetime
     forecast: BatchForecast | None = Field(None, description="Of a batch asked for by itself, while it is not over")
 

@@ -19,7 +19,7 @@ from common.db import uploads
 from common.db.keys import Scope
 from common.db.uploads import Upload
 from common.errors import NightshiftError
-from common.jobs import sweep
+from common.jobs import quota, sweep
 from common.storage import keys as layout
 from common.storage.store import PresignedPut
 
@@ -67,7 +67,7 @@ class DigestHeaders(BaseModel):
     body=NewUpload,
     media={**_STREAMED, "multipart/form-data": "One file, in the part `file`"},
     answers={201: Answer("The upload", schemas.Upload, headers={"Location": "Its address"})},
-    errors=("empty_input", "length_required", "storage_failed"),
+    errors=("empty_input", "length_required", "quota_exceeded", "storage_failed"),
 )
 def create_upload(query: UploadQuery, headers: DigestHeaders, body: NewUpload | None) -> Any:
     """With JSON, the upload is announced: the answer says where to PUT the bytes and with which headers.
@@ -206,6 +206,7 @@ def view(upload: Upload, target: schemas.UploadTarget | None = None) -> schemas.
         size=upload.size,
         sha256=upload.sha256,
         created_at=upload.created_at,
+        expires_at=service().settings.retention.expires_at(upload.created_at),
         upload=target,
     )
 
@@ -252,6 +253,7 @@ def _pending(filename: str, content_type: str, size: int, sha256: str | None) ->
     upload_id = uploads.new_id()
     key = layout.upload(caller().id, upload_id)
     with service().database.write() as tx:
+        quota.check_bytes(tx, caller().id, caller().quotas(service().settings.quotas), more=size)
         return uploads.create(
             tx, upload_id, caller().id, key, filename=layout.download_name(filename, "upload"),
             content_type=content_type, size=size, sha256=sha256, ready=False,

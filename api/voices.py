@@ -236,7 +236,7 @@ def _transcription(body: NewVoice) -> TranscriptionRequest | None:
 def _made(
     body: NewVoice, voice_id: str, transcription: TranscriptionRequest | None, preparation: VoiceRequest
 ) -> tuple[Voice, list[Any]]:
-    quota = service().settings.max_waiting_per_key
+    quota = service().settings.quotas
     recorded = datetime.now(UTC).replace(microsecond=0).isoformat()
     with service().database.write() as tx:
         sources.require_uploads(tx, preparation)

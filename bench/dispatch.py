@@ -28,6 +28,7 @@ from common.db.tables import jobs
 from common.jobs import submit
 from common.jobs.queueing import Bell
 from common.queue import RUN_TASK, make_celery, message, queue_names
+from common.quotas import Quotas
 from common.states import Reason, State
 from tests.house import House
 from tests.servers.processes import ServerProcess
@@ -130,7 +131,7 @@ def _fenced(house: House) -> Iterator[Side]:
 def _queued(house: House, count: int) -> list[str]:
     """Jobs that wait for their claim."""
     with house.database.write() as tx:
-        ids = [submit.submit(tx, house.key.id, REQUEST, default_quota=10_000_000).job.id for _ in range(count)]
+        ids = [submit.submit(tx, house.key.id, REQUEST, default_quota=Quotas(10_000_000)).job.id for _ in range(count)]
         tx.execute(update(jobs).where(jobs.c.id.in_(ids)).values(state=State.QUEUED, reason=Reason.RELEASED))
     return ids
 

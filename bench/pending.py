@@ -26,6 +26,7 @@ from common.db.tables import jobs
 from common.jobs import query, queueing, submit
 from common.jobs.job import Job
 from common.params import parse_request
+from common.quotas import Quotas
 from common.settings import Settings
 from common.states import Reason, State
 
@@ -33,7 +34,7 @@ GOAL = Goal("<=", 1.5)
 # A million jobs are then just within the quota of each key.
 KEYS = 11
 SMALL = 1_000
-QUOTA = Settings.model_fields["max_waiting_per_key"].default
+QUOTA = Quotas(Settings.model_fields["max_waiting_per_key"].default)
 _ROWS_AT_ONCE = 20_000
 
 Statement = Callable[[Tx, "Table"], object]

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from common.quotas import Quotas
+from common.retention import Retention
+
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -80,7 +83,16 @@ class Settings(BaseSettings):
     retry_base_seconds: float = Field(10.0, gt=0, description="First backoff; doubles with each attempt, with jitter")
     release_ahead: int = Field(2, ge=1, description="Jobs held ready in the queue per worker")
     max_waiting_per_key: int = Field(100_000, ge=1, description="Default quota of unfinished jobs of a key")
+    max_audio_hours_per_day_per_key: float | None = Field(
+        None, ge=0, description="Default quota of hours of audio a key may have done in a day, UTC; empty: any"
+    )
+    max_bytes_per_key: int | None = Field(
+        None, ge=0, description="Default quota of bytes a key may have in the store; empty: any"
+    )
     retention_days: float = Field(30.0, gt=0, description="Results and uploads are deleted after this many days")
+    retention_warning_days: float = Field(
+        3.0, ge=0, description="Nothing is deleted sooner after its owner was told that it will be; 0: nobody is told"
+    )
     idempotency_days: float = Field(7.0, gt=0, description="An Idempotency-Key is remembered this many days")
 
     # Workers and the processes beside them
@@ -191,6 +203,16 @@ class Settings(BaseSettings):
     def beat_seconds(self) -> float:
         """A process says this often that it is there."""
         return min(5.0, self.alive_seconds / 4)
+
+    @property
+    def quotas(self) -> Quotas:
+        """Of a key that has none of its own."""
+        return Quotas(self.max_waiting_per_key, self.max_audio_hours_per_day_per_key, self.max_bytes_per_key)
+
+    @property
+    def retention(self) -> Retention:
+        days = self.retention_days
+        return Retention(days * 86400, min(days, self.retention_warning_days) * 86400)
 
     @property
     def scratch(self) -> Path:

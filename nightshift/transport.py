@@ -15,6 +15,8 @@ from nightshift.place import Place
 ATTEMPTS = 5
 _AGAIN = frozenset({429, 502, 503, 504})
 _WAIT = wait_random_exponential(0.2, 8)
+# Who is asked to wait longer is told so instead.
+LONGEST_WAIT = 30.0
 
 
 class Transport:
@@ -103,14 +105,24 @@ def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _passing(error: BaseException) -> bool:
-    return isinstance(error, Unreachable) or (isinstance(error, ApiError) and error.status in _AGAIN)
+    if isinstance(error, ApiError):
+        return error.status in _AGAIN and _soon(error)
+    return isinstance(error, Unreachable)
 
 
 def _never_arrived(error: BaseException) -> bool:
-    return isinstance(error.__cause__, httpx.ConnectError) or (isinstance(error, ApiError) and error.status == 429)
+    if isinstance(error, ApiError):
+        return error.status == 429 and _soon(error)
+    return isinstance(error.__cause__, httpx.ConnectError)
+
+
+def _soon(error: ApiError) -> bool:
+    """Whether waiting may help: a quota of bytes needs its owner, one of hours the next day."""
+    asked = str(error.problem.get("retry_after") or 0)
+    return error.problem.get("retryable") is not False and (not asked.isdigit() or int(asked) <= LONGEST_WAIT)
 
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.problem.get("retry_after") if isinstance(error, ApiError) else None
-    return min(30.0, float(asked)) if asked is not None and str(asked).isdigit() else _WAIT(state)
+    return min(LONGEST_WAIT, float(asked)) if asked is not None and str(asked).isdigit() else _WAIT(state)

@@ -21,6 +21,7 @@ from common.jobs import events, query, queueing, submit
 from common.jobs.job import Job
 from common.params import parse_request
 from common.queue import open_ringer
+from common.quotas import Quotas
 from common.settings import Settings
 from common.states import State
 from common.storage import keys as layout
@@ -91,7 +92,7 @@ class House:
         body = {"engine": engine, "params": {"prompts": ["speech"]}, **members}
         request = parse_request(body)
         with self.database.write() as tx:
-            job = submit.submit(tx, self.key.id, request, default_quota=1000).job
+            job = submit.submit(tx, self.key.id, request, default_quota=Quotas(1000)).job
             bells = queueing.fill(tx, job.lane, self.settings.release_ahead, self.settings.alive_seconds)
         self.ringer.ring(bells)
         return job

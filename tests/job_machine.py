@@ -6,6 +6,7 @@ result twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,12 +21,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import delete, event, select
+from sqlalchemy import delete, event, func, select
 
-from common.db import keys, processes
+from common.db import keys, processes, usage
 from common.db.engine import Database, SimulatedClock
 from common.db.tables import batches as batch_rows
 from common.db.tables import metadata
+from common.db.tables import usage as ledger
 from common.errors import NightshiftError
 from common.jobs import batches, finish, queueing, running, submit, sweep
 from common.jobs.batch import Batch, OnError
@@ -90,6 +92,7 @@ class Machine(RuleBasedStateMachine):
         self._check_changes(before, after, verbs, only)
         self._check_everything(after)
         self._check_batches(after)
+        self._check_usage(after)
         return answer
 
     def _look(self) -> Snapshot:
@@ -163,6 +166,16 @@ class Machine(RuleBasedStateMachine):
             for state in TERMINAL:
                 assert batch.count(state) == sum(row["state"] == state for row in own)
             assert batch.over == (batch.state not in ("preparing",) and batch.ended == batch.total)
+
+    def _check_usage(self, now: Snapshot) -> None:
+        """The ledger says what is there."""
+        there = Counter[str]()
+        for row in now.jobs.values():
+            if row["result"] is not None:
+                there[row["key_id"]] += sum(output["bytes"] for output in row["result"]["outputs"])
+        with self.database.read() as tx:
+            told = tx.execute(select(ledger.c.key_id, func.sum(ledger.c.bytes)).group_by(ledger.c.key_id))
+            assert Counter({key_id: int(total) for key_id, total in told}) == there
 
     def _some(self, number: int, states: set[State] | frozenset[State] = frozenset(State)) -> str | None:
         ids = sorted(job_id for job_id, row in self.seen.jobs.items() if row["state"] in states)
@@ -434,19 +447,28 @@ class Machine(RuleBasedStateMachine):
             self.to_go = set()
 
     @rule()
+    def fold(self) -> None:
+        before = self.seen
+        self._do(set(), usage.fold)
+        assert self.seen == before
+
+    @rule()
     def prune(self) -> None:
-        ended = {
-            job_id
-            for job_id, row in self.seen.jobs.items()
-            if row["finished_at"] and row["finished_at"] < self.clock.now - timedelta(seconds=RETENTION)
-        }
+        def end(row: Any) -> datetime | None:
+            """What is of a batch goes with it."""
+            if row["batch_id"] is None:
+                return row["finished_at"]
+            return self.batches[row["batch_id"]].finished_at
+
+        long_ago = self.clock.now - timedelta(seconds=RETENTION)
+        ended = {job_id for job_id, row in self.seen.jobs.items() if (when := end(row)) is not None and when < long_ago}
         self.to_go = ended
         self._do(set(), lambda tx: sweep.prune(tx, retention_seconds=RETENTION, idempotency_seconds=RETENTION))
         assert not ended & self.seen.jobs.keys()
         self.to_go = set()
 
 
-def _forget_the_disk(database: Database) -> None:
+def forget_the_disk(database: Database) -> None:
     """Nothing loses power here, so no commit waits for the disk: that doubles the steps in a second."""
 
     def ask(connection: Any, _record: object) -> None:
@@ -467,7 +489,7 @@ def walk(
     rules: frozenset[str] = RULES,
 ) -> None:  # fmt: skip
     assert rules <= RULES
-    _forget_the_disk(database)
+    forget_the_disk(database)
     clock = SimulatedClock(DAWN)
     database.clock = clock
     left_out = dict.fromkeys(RULES - rules)

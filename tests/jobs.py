@@ -15,9 +15,10 @@ from common.db.tables import blocks, callbacks, events, jobs, sweeps
 from common.jobs import finish, query, queueing, running, submit
 from common.jobs.job import Job
 from common.params import Request, parse_request
+from common.quotas import Quotas
 from common.states import Reason, State
 
-QUOTA = 1000
+QUOTA = Quotas(1000)
 LEASE = 30.0
 RECEIVER = "https://receiver.example/hook"
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)

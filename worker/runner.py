@@ -147,7 +147,13 @@ class Runner:
             bells = []
             for lane in self.presence.lanes:
                 with self.database.write() as tx:
-                    bells += queueing.fill(tx, lane, self.settings.release_ahead, self.settings.alive_seconds)
+                    bells += queueing.fill(
+                        tx,
+                        lane,
+                        self.settings.release_ahead,
+                        self.settings.alive_seconds,
+                        self.settings.max_audio_hours_per_day_per_key,
+                    )
             self.ringer.ring(bells)
         except SQLAlchemyError:
             _log.warning("could not move up what waits; the scheduler will")

@@ -18,10 +18,11 @@ from common import engines, log, settings
 from common.batches.clockwork import batch_of
 from common.batches.control import cancel_all
 from common.batches.intake import Intake
+from common.db import usage
 from common.db.engine import Database
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import batches, finish, queueing, schedules, sweep
+from common.jobs import batches, expiry, finish, queueing, schedules, sweep
 from common.jobs.queueing import Bell
 from common.queue import Ringer, open_ringer
 from common.settings import Settings
@@ -32,9 +33,8 @@ from worker.presence import Presence
 _log = log.get(__name__)
 
 PRUNE_SECONDS = 300.0
-# No upload takes longer than this; what is older was left by a writer that died.
-ABANDONED_SECONDS = 2 * 86400.0
 SWEEP_SECONDS = 5.0
+FOLD_SECONDS = 10.0
 
 
 @dataclass
@@ -78,6 +78,7 @@ class Scheduler:
             Chore("sweep", SWEEP_SECONDS, self.sweep),
             Chore("windows", s.tick_seconds, self.turn_windows),
             Chore("schedules", s.tick_seconds, self.tick_schedules),
+            Chore("fold", FOLD_SECONDS, self.fold),
             Chore("prune", PRUNE_SECONDS, self.prune),
         ]
 
@@ -86,6 +87,7 @@ class Scheduler:
         return [
             Chore("prepare", self._settings.tick_seconds, self.prepare),
             Chore("cancel", self._settings.tick_seconds, self.cancel),
+            Chore("warn", PRUNE_SECONDS, self.warn),
         ]
 
     def release(self) -> int:
@@ -93,7 +95,13 @@ class Scheduler:
         bells: list[Bell] = []
         for lane in Lane:
             with self._database.write() as tx:
-                bells += queueing.fill(tx, lane, self._settings.release_ahead, self._settings.alive_seconds)
+                bells += queueing.fill(
+                    tx,
+                    lane,
+                    self._settings.release_ahead,
+                    self._settings.alive_seconds,
+                    self._settings.max_audio_hours_per_day_per_key,
+                )
         self._ringer.ring(bells)
         return len(bells)
 
@@ -184,12 +192,35 @@ class Scheduler:
                 sweep.swept(tx, item.id)
         return len(due)
 
+    def fold(self) -> int:
+        """Keeps the ledger of what keys use short."""
+        with self._database.write() as tx:
+            return usage.fold(tx)
+
+    def warn(self) -> int:
+        """Tells of what will be deleted soon, step by step."""
+        keep = self._settings.retention
+        if not keep.warning_seconds:
+            return 0
+        told = 0
+        for step in (expiry.tell_jobs, expiry.tell_batch):
+            while True:
+                with self._database.write() as tx:
+                    found = step(tx, keep)
+                if not found:
+                    break
+                told += found
+        return told
+
     def prune(self) -> int:
         s = self._settings
-        self._store.sweep(ABANDONED_SECONDS)
+        self._store.sweep(sweep.ABANDONED_SECONDS)
         with self._database.write() as tx:
             return sweep.prune(
-                tx, retention_seconds=s.retention_days * 86400, idempotency_seconds=s.idempotency_days * 86400
+                tx,
+                retention_seconds=s.retention.seconds,
+                idempotency_seconds=s.idempotency_days * 86400,
+                warning_seconds=s.retention.warning_seconds,
             )
 
 

@@ -316,7 +316,7 @@ class Front(Process):
         request = parse_request(body(name, self._asked[name]) | {"callback": {"url": RECEIVER}})
         with self.world.database.write() as tx:
             job = submit.submit(
-                tx, self._key_id, request, default_quota=self._settings.max_waiting_per_key, idempotency_key=name
+                tx, self._key_id, request, default_quota=self._settings.quotas, idempotency_key=name
             ).job
             bells = queueing.fill(tx, job.lane, self._settings.release_ahead, self._settings.alive_seconds)
         self._broker.ring(bells)

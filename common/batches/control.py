@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from common.db.engine import Database
 from common.jobs import batches, transfers
+from common.quotas import Quotas
 
 
 def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> int:
@@ -33,7 +34,7 @@ class Retries:
     deliveries: int
 
 
-def retry_failed(database: Database, batch_id: str, default_quota: int) -> Retries:
+def retry_failed(database: Database, batch_id: str, default_quota: Quotas) -> Retries:
     """Runs all jobs of a batch again that failed or expired, and tries deliveries again that failed.
 
     Raises `state_conflict` and `quota_exceeded`.

@@ -26,7 +26,7 @@ from common.db import presets, uploads
 from common.db.engine import Database
 from common.episodes import Episode
 from common.errors import NightshiftError
-from common.jobs import batches
+from common.jobs import batches, quota
 from common.jobs.batch import Batch, OnError
 from common.jobs.batches import CHUNK, Entry, IntakeLost, NewBatch
 from common.naming import Item as Named
@@ -65,8 +65,8 @@ class Intake:
     ) -> tuple[Batch, bool]:
         """A batch of a request, to be prepared by `run`; False where the Idempotency-Key had made it before.
 
-        body: a manifest that came with the request. Raises what `template` and `check` raise, `idempotency_mismatch`
-        and `storage_failed`.
+        body: a manifest that came with the request. Raises what `template` and `check` raise, `idempotency_mismatch`,
+        `quota_exceeded` and `storage_failed`.
         """
         self.check(request)
         template = self.template(key_id, request)
@@ -76,7 +76,10 @@ class Intake:
         made = False
         try:
             with self.database.write() as tx:
-                batch, made = batches.create(tx, key_id, new, idempotency_key=idempotency_key, batch_id=batch_id)
+                batch, fresh = batches.create(tx, key_id, new, idempotency_key=idempotency_key, batch_id=batch_id)
+                if fresh:
+                    quota.check_bytes(tx, key_id, quota.of(tx, key_id, self.settings.quotas))
+            made = fresh
         finally:
             if not made:
                 self.store.delete_prefix(layout.batch_folder(batch_id))
@@ -180,7 +183,7 @@ class Intake:
                         tx,
                         batch,
                         entries,
-                        default_quota=self.settings.max_waiting_per_key,
+                        default_quota=self.settings.quotas,
                         lease_seconds=LEASE_SECONDS,
                     )
                 if ends is not None and time.monotonic() > ends:

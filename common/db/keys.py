@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +15,7 @@ from ulid import ULID
 
 from common.db.engine import Tx
 from common.db.tables import keys
+from common.quotas import Quotas
 
 
 class Scope(StrEnum):
@@ -33,15 +34,26 @@ class Key:
     name: str
     scopes: frozenset[Scope]
     max_waiting: int | None
+    max_audio_hours_per_day: float | None
+    max_bytes: int | None
     weight: float
     created_at: datetime
     used_at: datetime | None
     revoked_at: datetime | None
 
+    def quotas(self, default: Quotas) -> Quotas:
+        """Its own, and the default for what it has none of."""
+        return Quotas(
+            default.max_waiting if self.max_waiting is None else self.max_waiting,
+            default.max_audio_hours_per_day if self.max_audio_hours_per_day is None else self.max_audio_hours_per_day,
+            default.max_bytes if self.max_bytes is None else self.max_bytes,
+        )
+
 
 def create(
-    tx: Tx, name: str, scopes: Collection[Scope], *, max_waiting: int | None = None, weight: float = 1.0
-) -> tuple[Key, str]:
+    tx: Tx, name: str, scopes: Collection[Scope], *, max_waiting: int | None = None,
+    max_audio_hours_per_day: float | None = None, max_bytes: int | None = None, weight: float = 1.0,
+) -> tuple[Key, str]:  # fmt: skip
     """A new key and its token, which is shown this once. The token holds 256 random bits, so a plain SHA-256 of it is
     safe to store and quick to look up."""
     token = f"ns_{secrets.token_urlsafe(32)}"
@@ -53,6 +65,8 @@ def create(
             hash=_hash(token),
             scopes=sorted(scopes),
             max_waiting=max_waiting,
+            max_audio_hours_per_day=max_audio_hours_per_day,
+            max_bytes=max_bytes,
             weight=weight,
             created_at=tx.now(),
         )
@@ -77,6 +91,12 @@ def list_all(tx: Tx) -> list[Key]:
     return [_from_row(row) for row in tx.execute(select(keys).order_by(keys.c.id))]
 
 
+def change(tx: Tx, key_id: str, values: Mapping[str, Any]) -> Key | None:
+    """Sets a key's quotas and weight, by their names; None where there is no such key."""
+    row = tx.execute(update(keys).where(keys.c.id == key_id).values(**values).returning(keys)).one_or_none()
+    return _from_row(row) if row is not None else None
+
+
 def revoke(tx: Tx, key_id: str) -> Key | None:
     """Ends a key; its jobs go on. None where there is no such key."""
     row = tx.execute(
@@ -97,6 +117,8 @@ def _from_row(row: Row[Any]) -> Key:
         name=row.name,
         scopes=frozenset(Scope(scope) for scope in row.scopes),
         max_waiting=row.max_waiting,
+        max_audio_hours_per_day=row.max_audio_hours_per_day,
+        max_bytes=row.max_bytes,
         weight=row.weight,
         created_at=row.created_at,
         used_at=row.used_at,

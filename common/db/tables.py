@@ -52,6 +52,8 @@ keys = Table(
     Column("hash", Text, nullable=False, unique=True, comment="SHA-256 of the token, hex"),
     Column("scopes", Json, nullable=False),
     Column("max_waiting", Integer, comment="Quota of unfinished jobs; NULL: the setting"),
+    Column("max_audio_hours_per_day", Float, comment="Quota of hours of audio, by UTC's days; NULL: the setting"),
+    Column("max_bytes", BigInteger, comment="Quota of bytes in the store; NULL: the setting"),
     Column("weight", Float, nullable=False, server_default="1"),
     Column("callback_version", Integer, nullable=False, server_default="1"),
     Column("callback_previous_until", Timestamp),
@@ -97,6 +99,7 @@ jobs = Table(
     Column("fingerprint", Text, comment="Of all that decides its result; NULL: no other job may take that over"),
     Column("length", Float, comment="Seconds of audio, or images, as its worker found them"),
     Column("work_seconds", Float, comment="What all of it takes a worker; NULL: not known"),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0", comment="Of its outputs, in the store"),
     Column("error", Json),
     Column("idempotency_key", Text),
     Column("request_digest", Text, nullable=False),
@@ -104,6 +107,7 @@ jobs = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("started_at", Timestamp),
     Column("finished_at", Timestamp),
+    Column("expiry_told_at", Timestamp, comment="When its owner was told that it will be deleted"),
     Column("updated_at", Timestamp, nullable=False),
     UniqueConstraint("key_id", "idempotency_key"),
     CheckConstraint(among("state", frozenset(State)), name="state_known"),
@@ -213,6 +217,14 @@ jobs = Table(
         postgresql_where=text("finished_at IS NOT NULL"),
         sqlite_where=text("finished_at IS NOT NULL"),
     ),
+    # Of those that are told and deleted by themselves; what is of a batch goes with it.
+    Index(
+        "ix_jobs_expiry",
+        "expiry_told_at",
+        "finished_at",
+        postgresql_where=text("finished_at IS NOT NULL AND batch_id IS NULL"),
+        sqlite_where=text("finished_at IS NOT NULL AND batch_id IS NULL"),
+    ),
     # The latest of an engine tell how fast it is.
     Index(
         "ix_jobs_speed",
@@ -276,6 +288,8 @@ batches = Table(
     Column("request_digest", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("finished_at", Timestamp),
+    Column("expiry_told_item", Integer, comment="The last of its jobs whose owner was told that it will be deleted"),
+    Column("expiry_told_at", Timestamp, comment="When all was told of it"),
     Column("updated_at", Timestamp, nullable=False),
     Column("deliver", Json, comment="Where its results are copied to, and how; NULL: nowhere"),
     Column("delivering", Integer, nullable=False, server_default="0"),
@@ -525,6 +539,32 @@ uploads = Table(
     CheckConstraint("state IN ('pending', 'ready')", name="state_known"),
     Index("ix_uploads_key", "key_id", text("id DESC")),
     Index("ix_uploads_created", "created_at"),
+    Index(
+        "ix_uploads_pending",
+        "created_at",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+)
+
+# Which jobs read an upload: it is kept as long as one of them is there.
+upload_uses = Table(
+    "upload_uses",
+    metadata,
+    Column("upload_id", Text, primary_key=True, comment="May have been deleted by its owner"),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_upload_uses_job", "job_id"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=True),
+    Column("key_id", Text, ForeignKey("keys.id"), nullable=False),
+    Column("at", Timestamp, nullable=False),
+    Column("bytes", BigInteger, nullable=False, comment="Came into the store; below 0: went out of it"),
+    Column("audio_ms", BigInteger, nullable=False, comment="Milliseconds of audio that were worked on"),
+    Index("ix_usage_key", "key_id", "at"),
 )
 
 voices = Table(
@@ -541,6 +581,7 @@ voices = Table(
     Column("recording", Text, comment="Storage key; NULL until it is prepared"),
     Column("excerpt", Text, comment="Storage key of what models get"),
     Column("seconds", Float, comment="Of the recording"),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0", comment="Of both, in the store"),
     Column("excerpt_start", Float),
     Column("excerpt_end", Float),
     Column("created_at", Timestamp, nullable=False),

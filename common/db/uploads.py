@@ -9,8 +9,9 @@ from datetime import datetime
 from sqlalchemy import insert, select, update
 from ulid import ULID
 
+from common.db import usage
 from common.db.engine import Tx
-from common.db.tables import uploads
+from common.db.tables import upload_uses, uploads
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def create(
         )
         .returning(uploads)
     ).one()
+    # From the announcement on: else many at once would pass any quota.
+    usage.add(tx, key_id, bytes=size)
     return Upload(**row._mapping)
 
 
@@ -71,13 +74,29 @@ def ready_names(tx: Tx, key_id: str, upload_ids: Sequence[str]) -> dict[str, str
 
 def ready(tx: Tx, upload_id: str, size: int, sha256: str | None) -> Upload:
     """Notes that the bytes are there."""
+    announced = tx.execute(select(uploads.c.size).where(uploads.c.id == upload_id).with_for_update()).scalar_one()
     row = tx.execute(
         update(uploads)
         .where(uploads.c.id == upload_id)
         .values(state="ready", size=size, sha256=sha256)
         .returning(uploads)
     ).one()
+    usage.add(tx, row.key_id, bytes=size - announced)
     return Upload(**row._mapping)
+
+
+def use(tx: Tx, key_id: str, uses: Sequence[tuple[str, str]]) -> None:
+    """Notes which jobs read which uploads of a key, as (job, upload): those are kept as long as the jobs are.
+
+    Uploads that are not there are passed over.
+    """
+    wanted = sorted({upload_id for _, upload_id in uses})
+    # Locked, so that none is pruned between this look and our commit.
+    there = select(uploads.c.id).where(uploads.c.id.in_(wanted), uploads.c.key_id == key_id).order_by(uploads.c.id)
+    found = set(tx.execute(there.with_for_update(read=True, key_share=True)).scalars()) if wanted else set()
+    rows = [{"job_id": job_id, "upload_id": upload_id} for job_id, upload_id in sorted(set(uses)) if upload_id in found]
+    if rows:
+        tx.execute(insert(upload_uses), rows)
 
 
 def page(tx: Tx, key_id: str, *, before: str | None, limit: int) -> list[Upload]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Row, delete, insert, select, update
 from ulid import ULID
 
+from common.db import usage
 from common.db.engine import Tx
 from common.db.tables import jobs, voices
 from common.errors import NightshiftError
@@ -22,7 +23,7 @@ class Voice:
     transcript: the exact words of the excerpt; while the voice is a draft, what was heard there, or None.
     consent: `given_by`, `date`, `purpose`, and when it was `recorded_at`.  job_id: prepares it, after
     `transcription_id` where there is one.  recording, excerpt: storage keys, None until it is prepared.
-    seconds: of the recording.  excerpt_start, excerpt_end: seconds into the recording.
+    seconds: of the recording.  stored_bytes: of both.  excerpt_start, excerpt_end: seconds into the recording.
     error: why it could not be prepared, as that job has it.
     """
 
@@ -37,6 +38,7 @@ class Voice:
     recording: str | None
     excerpt: str | None
     seconds: float | None
+    stored_bytes: int
     excerpt_start: float | None
     excerpt_end: float | None
     created_at: datetime
@@ -49,10 +51,12 @@ class Voice:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the preparation found. transcript: of the excerpt.  exact: whether it is known to be, word for word."""
+    """What the preparation found. bytes: of both files.  transcript: of the excerpt.  exact: whether it is known to be,
+    word for word."""
 
     recording: str
     excerpt: str
+    bytes: int
     seconds: float
     start: float
     end: float
@@ -151,17 +155,26 @@ def prepared(tx: Tx, voice_id: str, found: Prepared) -> bool:
             recording=found.recording,
             excerpt=found.excerpt,
             seconds=found.seconds,
+            stored_bytes=found.bytes,
             excerpt_start=found.start,
             excerpt_end=found.end,
             transcript=found.transcript,
             state="ready" if found.exact and found.transcript else "draft",
         )
     )
-    return bool(tx.execute(taken).rowcount == 1)
+    row = tx.execute(taken.returning(voices.c.key_id)).one_or_none()
+    if row is None:
+        return False
+    usage.add(tx, row.key_id, bytes=found.bytes)
+    return True
 
 
 def remove(tx: Tx, voice_id: str) -> None:
-    tx.execute(delete(voices).where(voices.c.id == voice_id))
+    row = tx.execute(
+        delete(voices).where(voices.c.id == voice_id).returning(voices.c.key_id, voices.c.stored_bytes)
+    ).one_or_none()
+    if row is not None:
+        usage.add(tx, row.key_id, bytes=-row.stored_bytes)
 
 
 def _from_row(row: Row[Any]) -> Voice:

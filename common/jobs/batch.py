@@ -92,6 +92,8 @@ class Batch:
     request_digest: str
     created_at: datetime
     finished_at: datetime | None
+    expiry_told_item: int | None
+    expiry_told_at: datetime | None
     updated_at: datetime
     deliver: Mapping[str, Any] | None
     delivering: int

@@ -15,14 +15,15 @@ from sqlalchemy import insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
-from common.db import voices
+from common.db import uploads, voices
 from common.db.engine import Tx
 from common.db.tables import PRIORITIES, batch_rejects, batches, jobs, taken_items
 from common.errors import NightshiftError
-from common.jobs import events, finish, gate, queueing, submit, tally, upstreams
+from common.jobs import events, finish, gate, queueing, quota, submit, tally, upstreams
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError, Reject
 from common.jobs.job import Job
 from common.params import Request
+from common.quotas import Quotas
 from common.states import Reason, State
 
 CHUNK = 500
@@ -174,7 +175,7 @@ def sourced(tx: Tx, batch: Batch, source: Mapping[str, Any], skipped: int) -> Ba
     return Batch.from_row(row)
 
 
-def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: int, lease_seconds: float) -> Batch:
+def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: Quotas, lease_seconds: float) -> Batch:
     """Makes jobs of the next items: those after the `consumed` ones of `batch`. Raises IntakeLost, `quota_exceeded`."""
     locked = select(batches).where(
         batches.c.id == batch.id, batches.c.state == BatchState.PREPARING, batches.c.consumed == batch.consumed
@@ -184,17 +185,19 @@ def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: in
     wanted = [entry for entry in entries if entry.error is None]
     known = taken(tx, batch.key_id, [entry.mark for entry in wanted if entry.mark is not None])
     wanted = _once([entry for entry in wanted if entry.mark not in known])
-    quota, left = submit.quota_left(tx, batch.key_id, default_quota, len(wanted))
+    quota.check_bytes(tx, batch.key_id, quota.of(tx, batch.key_id, default_quota))
+    most, left = submit.quota_left(tx, batch.key_id, default_quota, len(wanted))
     if left < len(wanted):
         raise NightshiftError(
             "quota_exceeded",
-            f"With this batch, more than {quota} jobs of this key would be unfinished, which is its quota.",
+            f"With this batch, more than {most} jobs of this key would be unfinished, which is its quota.",
             hint="Send fewer items, wait for jobs to finish, or ask the operator for more.",
         )
     rejects = [_reject(batch, entry, entry.error) for entry in entries if entry.error is not None]
     at = tx.instant()
     rows: list[dict[str, Any]] = []
     marks: list[str] = []
+    uses: list[tuple[str, str]] = []
     for entry in wanted:
         assert entry.request is not None
         try:
@@ -204,10 +207,12 @@ def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: in
             rejects.append(_reject(batch, entry, error.as_job_error()))
             continue
         rows.append(_row(batch, entry, upstream, at))
+        uses += [(rows[-1]["id"], upload_id) for upload_id in submit.uploads_of(entry.request)]
         if entry.mark is not None:
             marks.append(entry.mark)
     if rows:
         tx.execute(insert(jobs), rows)
+        uploads.use(tx, batch.key_id, uses)
         events.submitted(tx, rows)
         _take(tx, batch, marks)
     if rejects:
@@ -484,7 +489,13 @@ RETRIED = (State.FAILED, State.EXPIRED)
 
 
 def retry_some(
-    tx: Tx, batch_id: str, *, default_quota: int, states: Sequence[State] = RETRIED, after: int = 0, limit: int = CHUNK
+    tx: Tx,
+    batch_id: str,
+    *,
+    default_quota: Quotas,
+    states: Sequence[State] = RETRIED,
+    after: int = 0,
+    limit: int = CHUNK,
 ) -> Retried:
     """failed, expired -> waiting: up to `limit` jobs after the item `after`. Raises `state_conflict`, `quota_exceeded`.
 

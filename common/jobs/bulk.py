@@ -12,6 +12,7 @@ from common.db.tables import jobs
 from common.jobs import finish, submit, sweep
 from common.jobs.job import Job
 from common.jobs.query import Filter, matching
+from common.quotas import Quotas
 from common.states import ACTIVE, TERMINAL, State, Verb, sources
 
 STEP = 500
@@ -52,7 +53,7 @@ def count(tx: Tx, key_id: str, action: Action, which: Filter, at_most: int) -> t
 
 
 def step(
-    tx: Tx, key_id: str, action: Action, which: Filter, *, before: str | None, default_quota: int, limit: int = STEP
+    tx: Tx, key_id: str, action: Action, which: Filter, *, before: str | None, default_quota: Quotas, limit: int = STEP
 ) -> Step:  # fmt: skip
     """The action on up to `limit` jobs, the newest first, of those before the id `before`. Raises `quota_exceeded`."""
     query = select(jobs).where(*matching(key_id, narrowed(action, which)))
@@ -67,7 +68,7 @@ def step(
     elif action is Action.RETRY:
         refused = submit.resubmit_many(tx, key_id, found, default_quota=default_quota)
     else:
-        refused = sum(not sweep.remove(tx, job.id) for job in found)
+        refused = len(found) - sweep.remove_many(tx, [job.id for job in found])
     last = found[-1].id if len(found) == limit else None
     return Step(len(found) - refused, refused, last)
 

@@ -65,6 +65,20 @@ def log(tx: Tx, job_id: str, level: str, code: str, message: str, **more: Any) -
     tx.execute(insert(events).values(job_id=job_id, at=tx.now(), type="log", data=data))
 
 
+def warned(tx: Tx, code: str, lines: Mapping[str, str]) -> None:
+    """Records one warning each for many jobs, by their ids."""
+    if lines:
+        rows = [
+            {"job_id": job_id, "at": tx.now(), "type": "log", "data": _warning(code, message)}
+            for job_id, message in lines.items()
+        ]
+        tx.execute(insert(events).values(rows))
+
+
+def _warning(code: str, message: str) -> dict[str, str]:
+    return {"level": "warning", "code": code, "message": message}
+
+
 def after(tx: Tx, job_id: str, last_id: int = 0, limit: int = 500) -> list[Event]:
     """The job's events after `last_id`, oldest first."""
     rows = tx.execute(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, case, delete, insert, select, update
 
-from common.db import voices
+from common.db import usage, voices
 from common.db.engine import Tx
 from common.db.tables import blocks, jobs, processes, sweeps
 from common.engines import Kind
@@ -16,6 +16,7 @@ from common.jobs import callbacks, events, speeds, tally, transfers, upstreams
 from common.jobs.job import Job, Lease, LeaseLost
 from common.jobs.running import held
 from common.params import sources_of
+from common.quotas import is_audio
 from common.states import Reason, State, Verb, sources
 from common.storage import keys as layout
 
@@ -37,6 +38,8 @@ def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any], fingerprint: str | 
             state=State.SUCCEEDED, reason=Reason.CACHED if result.get("cached") else Reason.DONE, error=None,
             result=dict(result), result_attempt=lease.attempt, fingerprint=fingerprint,
             finished_at=tx.now(), updated_at=tx.now(), **_STOPPED, **speeds.measured(result),
+            # A voice keeps its audio itself: it outlives the job.
+            stored_bytes=case((jobs.c.kind == Kind.VOICE, 0), else_=_bytes_of(result)),
         )
         .returning(jobs)
     ).one_or_none()  # fmt: skip
@@ -46,6 +49,8 @@ def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any], fingerprint: str | 
             return Job.from_row(current)  # an earlier try of ours was committed although its answer was lost
         raise LeaseLost(lease)
     job = Job.from_row(row)
+    heard = job.length if job.length is not None and is_audio(job.kind) else 0.0
+    usage.add(tx, job.key_id, bytes=job.stored_bytes, audio_seconds=heard)
     tx.execute(delete(blocks).where(blocks.c.job_id == job.id))
     sweep(tx, layout.blocks_folder(job.id))
     if job.kind == Kind.VOICE:
@@ -218,6 +223,12 @@ def sweep(tx: Tx, prefix: str, after_seconds: float = 0.0) -> None:
     tx.execute(insert(sweeps).values(prefix=prefix, due_at=tx.now(after_seconds)))
 
 
+def sweep_many(tx: Tx, prefixes: Collection[str]) -> None:
+    """`sweep` at once for many."""
+    if prefixes:
+        tx.execute(insert(sweeps).values([{"prefix": prefix, "due_at": tx.now()} for prefix in prefixes]))
+
+
 def _take_voice(tx: Tx, job: Job, result: Mapping[str, Any]) -> None:
     """A voice takes over what its job made of the recording; of one deleted meanwhile nothing is kept."""
     voice_id = job.request["params"]["voice"]
@@ -226,6 +237,7 @@ def _take_voice(tx: Tx, job: Job, result: Mapping[str, Any]) -> None:
     found = voices.Prepared(
         recording=outputs["recording"]["key"],
         excerpt=excerpt["key"],
+        bytes=_bytes_of(result),
         seconds=outputs["recording"]["duration"],
         start=excerpt["start"],
         end=excerpt["end"],
@@ -234,6 +246,11 @@ def _take_voice(tx: Tx, job: Job, result: Mapping[str, Any]) -> None:
     )
     if not voices.prepared(tx, voice_id, found):
         sweep(tx, layout.voice_folder(job.key_id, voice_id))
+
+
+def _bytes_of(result: Mapping[str, Any]) -> int:
+    """What the outputs of a result take in the store."""
+    return sum(output.get("bytes") or 0 for output in result["outputs"])
 
 
 def ended(tx: Tx, *over: Job) -> None:

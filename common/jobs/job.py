@@ -50,6 +50,7 @@ class Job:
     fingerprint: str | None
     length: float | None
     work_seconds: float | None
+    stored_bytes: int
     error: Mapping[str, Any] | None
     idempotency_key: str | None
     request_digest: str
@@ -57,6 +58,7 @@ class Job:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expiry_told_at: datetime | None
     updated_at: datetime
 
     @classmethod

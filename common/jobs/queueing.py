@@ -24,8 +24,9 @@ from sqlalchemy import (
 from common.db.engine import Tx
 from common.db.processes import takers
 from common.db.tables import BATCH, INTERACTIVE, batches, jobs, keys, processes
-from common.jobs import events, gate
+from common.jobs import events, gate, quota
 from common.jobs.job import Job
+from common.jobs.quota import Allowance
 from common.jobs.rounds import Rounds
 from common.states import Reason, State, Verb, sources
 
@@ -46,12 +47,15 @@ class Bell:
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs that wait together: an open batch, or (batch_id None) what a key has outside of batches."""
+    """Jobs that wait together: an open batch, or (batch_id None) what a key has outside of batches.
+
+    hours: of audio that the key may have done in a day; None: the default."""
 
     key_id: str
     batch_id: str | None
     key_weight: float
     weight: float
+    hours: float | None
     waiting: int
 
     @property
@@ -81,15 +85,20 @@ def _room(tx: Tx, lane: str, priority: int, depth: int) -> int:
     return max(0, depth - int(queued))
 
 
-def release(tx: Tx, lane: str, priority: int, places: int) -> list[Job]:
+def release(tx: Tx, lane: str, priority: int, places: int, audio_hours: float | None = None) -> list[Job]:
     """waiting -> queued: up to `places` due jobs of a lane and priority, fair among the keys, and for each key among
     its open batches and what it has outside of them.
+
+    audio_hours: what a key may have done in a day where it has no quota of its own. Of a key that has used its hours
+    nothing that can wait is released: no job of a batch, and none of the priority batch.
 
     The transition is a compare-and-set on rows locked here, so two schedulers may release at once.
     """
     if places <= 0:
         return []
     groups = _waiting(tx, lane, priority, places)
+    left = _allowances(tx, groups, priority, audio_hours)
+    groups = [group for group in groups if left[group.holder].seconds > 0]
     if not groups:
         return []
     alone = len(groups) == 1
@@ -114,13 +123,16 @@ def release(tx: Tx, lane: str, priority: int, places: int) -> list[Job]:
             count,
         )
         for holder, n in granted.items():
-            released += _release_of(tx, own[holder], lane, priority, n)
+            released += _release_of(tx, own[holder], lane, priority, n, left[holder])
     rounds.keep()
     return released
 
 
-def fill(tx: Tx, lane: str, ahead: int, alive_seconds: float) -> list[Bell]:
+def fill(
+    tx: Tx, lane: str, ahead: int, alive_seconds: float, audio_hours: float | None = None
+) -> list[Bell]:  # fmt: skip
     """Releases what a lane has room for, interactive before batch; returns the bells to ring after the commit.
+    audio_hours: as `release` has it.
 
     Called wherever room or work appears (a submission, an end, a tick), so that no tick stands between a caller and a
     free card.
@@ -131,7 +143,7 @@ def fill(tx: Tx, lane: str, ahead: int, alive_seconds: float) -> list[Bell]:
         places = _room(tx, lane, priority, depth)
         if not places:
             break  # what is less urgent has less room
-        released += release(tx, lane, priority, places)
+        released += release(tx, lane, priority, places, audio_hours)
     return [bell(job) for job in released]
 
 
@@ -162,6 +174,7 @@ def _waiting(tx: Tx, lane: str, priority: int, limit: int) -> list[Group]:
         null().label("batch_id"),
         keys.c.weight.label("key_weight"),
         literal(1.0).label("weight"),
+        keys.c.max_audio_hours_per_day,
         head(jobs.c.key_id == keys.c.id, jobs.c.batch_id.is_(None)).label("n"),
     )
     inside = (
@@ -170,13 +183,36 @@ def _waiting(tx: Tx, lane: str, priority: int, limit: int) -> list[Group]:
             batches.c.id,
             keys.c.weight.label("key_weight"),
             batches.c.weight,
+            keys.c.max_audio_hours_per_day,
             head(jobs.c.batch_id == batches.c.id, jobs.c.batch_id.is_not(None)),
         )
         .join(keys, keys.c.id == batches.c.key_id)
         .where(gate.is_open(tx))
     )
     rows = tx.execute(union_all(outside, inside))
-    return [Group(row.key_id, row.batch_id, row.key_weight, row.weight, row.n) for row in rows if row.n]
+    return [
+        Group(row.key_id, row.batch_id, row.key_weight, row.weight, row.max_audio_hours_per_day, row.n)
+        for row in rows
+        if row.n
+    ]
+
+
+def _allowances(
+    tx: Tx, groups: list[Group], priority: int, audio_hours: float | None
+) -> dict[str, Allowance]:  # fmt: skip
+    """What each group may still have today, by its holder; those of one key share it. Where no key has a quota of
+    hours, nothing is read."""
+    hours: dict[str, float] = {}
+    for group in groups:
+        limit = audio_hours if group.hours is None else group.hours
+        if limit is not None:
+            hours[group.key_id] = limit
+    can_wait = {group.holder for group in groups if priority <= BATCH or group.batch_id is not None}
+    held = any(group.key_id in hours for group in groups if group.holder in can_wait)
+    left = quota.left_today(tx, hours, tx.instant()) if held else {}
+    shared = {key_id: Allowance(seconds) for key_id, seconds in left.items()}
+    free = Allowance()
+    return {g.holder: shared.get(g.key_id, free) if g.holder in can_wait else free for g in groups}
 
 
 def _active(tx: Tx, lane: str) -> Counter[tuple[str, str | None]]:
@@ -189,20 +225,20 @@ def _active(tx: Tx, lane: str) -> Counter[tuple[str, str | None]]:
     return found
 
 
-def _release_of(tx: Tx, group: Group, lane: str, priority: int, count: int) -> list[Job]:
+def _release_of(tx: Tx, group: Group, lane: str, priority: int, count: int, left: Allowance) -> list[Job]:
     own = (
         (jobs.c.key_id == group.key_id, jobs.c.batch_id.is_(None))
         if group.batch_id is None
         else (jobs.c.batch_id == group.batch_id, jobs.c.batch_id.is_not(None))
     )
     picked = tx.execute(
-        select(jobs.c.id)
+        select(jobs.c.id, jobs.c.kind, jobs.c.expected)
         .where(_RELEASABLE, *own, jobs.c.lane == lane, jobs.c.priority == priority, jobs.c.run_at <= tx.now())
         .order_by(jobs.c.run_at, jobs.c.id)
         .limit(count)
         .with_for_update(skip_locked=True)
     )
-    ids = [row.id for row in picked]
+    ids = [row.id for row in picked if left.grant(row.kind, row.expected)]
     if not ids:
         return []
     rows = tx.execute(

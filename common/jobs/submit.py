@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
-from common.db import voices
+from common.db import uploads, voices
 from common.db.engine import Tx
-from common.db.tables import PRIORITIES, jobs, keys
+from common.db.tables import INTERACTIVE, PRIORITIES, jobs
 from common.errors import NightshiftError
-from common.jobs import events, tally, upstreams
+from common.jobs import events, quota, tally, upstreams
 from common.jobs.job import Job
 from common.params import Request, parse_request
+from common.quotas import Quotas, is_audio
 from common.states import Reason, State, Verb, sources
 
 
@@ -31,7 +32,7 @@ class Submitted:
 
 
 def submit(
-    tx: Tx, key_id: str, request: Request, *, default_quota: int, idempotency_key: str | None = None
+    tx: Tx, key_id: str, request: Request, *, default_quota: Quotas, idempotency_key: str | None = None
 ) -> Submitted:
     """- -> waiting. Raises `unknown_engine`, `engine_unsupported`, `idempotency_mismatch`, `quota_exceeded`,
     `input_missing`, `upstream_failed`, `voice_missing` and `voice_not_ready`."""
@@ -41,7 +42,8 @@ def submit(
         earlier = _earlier(tx, key_id, idempotency_key, digest)
         if earlier is not None:
             return Submitted(earlier, created=False)
-    _check_quota(tx, key_id, default_quota)
+    priority = PRIORITIES[request.priority]
+    _check_quota(tx, key_id, default_quota, hours=is_audio(request.kind) and priority >= INTERACTIVE)
     voices.require(tx, key_id, request.voices())
     upstream = upstreams.unfinished(tx, key_id, request.sources())
     values: dict[str, Any] = {
@@ -51,7 +53,7 @@ def submit(
         "engine": spec.name,
         "lane": request.lane(),
         "batch": request.batch,
-        "priority": PRIORITIES[request.priority],
+        "priority": priority,
         "request": body,
         "state": State.WAITING,
         "reason": Reason.UPSTREAM if upstream else Reason.SUBMITTED,
@@ -78,8 +80,14 @@ def submit(
             raise NightshiftError("state_conflict", "The job of this Idempotency-Key was just deleted.", retryable=True)
         return Submitted(earlier, created=False)
     job = Job.from_row(row)
+    uploads.use(tx, key_id, [(job.id, upload_id) for upload_id in uploads_of(request)])
     events.changed(tx, job)
     return Submitted(job, created=True)
+
+
+def uploads_of(request: Request) -> list[str]:
+    """Ids of the uploads that a request reads."""
+    return [source.upload for source in request.sources().values() if source.upload is not None]
 
 
 def body_of(request: Request) -> tuple[dict[str, Any], str]:
@@ -88,7 +96,7 @@ def body_of(request: Request) -> tuple[dict[str, Any], str]:
     return body, hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
+def resubmit(tx: Tx, job_id: str, *, default_quota: Quotas) -> Job:
     """failed, cancelled, expired -> waiting: the same job again, with the blocks that are still valid.
 
     Raises `not_found`, `state_conflict`, `quota_exceeded` and what `submit` raises about its upstream and its voices.
@@ -103,7 +111,7 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
             f"The job is {old.state}.",
             hint="Only a job that failed, was cancelled or expired can be retried.",
         )
-    _check_quota(tx, old.key_id, default_quota)
+    _check_quota(tx, old.key_id, default_quota, hours=_goes_at_once(old))
     request = parse_request(dict(old.request))
     voices.require(tx, old.key_id, request.voices())
     upstream = upstreams.unfinished(tx, old.key_id, request.sources())
@@ -119,12 +127,16 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
     return job
 
 
-def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Job], *, default_quota: int) -> int:
+def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Job], *, default_quota: Quotas) -> int:
     """`resubmit` for jobs of a key whose rows are locked; how many were refused, because what they wait for is not
     there. Raises `quota_exceeded` where it does not allow all of them."""
     _, left = quota_left(tx, key_id, default_quota, len(ended))
     if left < len(ended):
         raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
+    own = quota.of(tx, key_id, default_quota)
+    quota.check_bytes(tx, key_id, own)
+    if any(_goes_at_once(job) for job in ended):
+        quota.check_hours(tx, key_id, own)
     requests = {job.id: parse_request(dict(job.request)) for job in ended}
     refused, plain = 0, []
     for job in ended:
@@ -159,7 +171,7 @@ def _anew(tx: Tx) -> dict[str, Any]:
     return {
         "state": State.WAITING, "reason": Reason.RESUBMITTED, "run_at": tx.now(), "failures": 0, "crashes": 0,
         "losses": 0, "crashed_at_block": None, "error": None, "finished_at": None, "cancel_requested": False,
-        "progress": None, "updated_at": tx.now(),
+        "progress": None, "expiry_told_at": None, "updated_at": tx.now(),
         # One that has passed would end it again at once.
         "deadline": None,
     }  # fmt: skip
@@ -182,22 +194,26 @@ def _earlier(tx: Tx, key_id: str, idempotency_key: str, digest: str) -> Job | No
     return job
 
 
-def _check_quota(tx: Tx, key_id: str, default_quota: int) -> None:
-    quota, left = quota_left(tx, key_id, default_quota, 1)
-    if not left:
+def _goes_at_once(job: Job) -> bool:
+    """Whether a job cannot wait for its key's next day: it is of audio, interactive and of no batch."""
+    return is_audio(job.kind) and job.interactive and job.batch_id is None
+
+
+def _check_quota(tx: Tx, key_id: str, default_quota: Quotas, *, hours: bool) -> None:
+    """hours: whether the job needs some of the key's hours of today."""
+    own = quota.of(tx, key_id, default_quota)
+    if quota.unfinished(tx, key_id, own.max_waiting) >= own.max_waiting:
         raise NightshiftError(
             "quota_exceeded",
-            f"{quota} jobs of this key are unfinished, which is its quota.",
+            f"{own.max_waiting} jobs of this key are unfinished, which is its quota.",
             hint="Wait for some to finish, cancel some, or ask the operator for more.",
         )
+    quota.check_bytes(tx, key_id, own)
+    if hours:
+        quota.check_hours(tx, key_id, own)
 
 
-def quota_left(tx: Tx, key_id: str, default_quota: int, wanted: int) -> tuple[int, int]:
+def quota_left(tx: Tx, key_id: str, default_quota: Quotas, wanted: int) -> tuple[int, int]:
     """The key's quota of unfinished jobs, and how many of `wanted` more it allows."""
-    own = tx.execute(select(keys.c.max_waiting).where(keys.c.id == key_id)).scalar_one_or_none()
-    quota = default_quota if own is None else own
-    unfinished = select(jobs.c.id).where(jobs.c.key_id == key_id, jobs.c.finished_at.is_(None))
-    # In the order of its index, which holds only these: the cost is that of the key's own backlog.
-    counted = unfinished.order_by(jobs.c.finished_at, jobs.c.id).limit(quota).subquery()
-    there = tx.execute(select(func.count()).select_from(counted)).scalar_one()
-    return quota, min(wanted, quota - there)
+    most = quota.of(tx, key_id, default_quota).max_waiting
+    return most, min(wanted, most - quota.unfinished(tx, key_id, most))

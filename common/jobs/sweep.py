@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, select, update
+from sqlalchemy import ColumnElement, Table, and_, delete, exists, or_, select, update
 
 from common.db import uploads as upload_rows
-from common.db import voices
+from common.db import usage, voices
 from common.db.engine import Tx
-from common.db.tables import batches, callbacks, jobs, processes, sweeps, uploads
+from common.db.tables import batches, callbacks, jobs, processes, sweeps, upload_uses, uploads
 from common.jobs import events, finish, rounds, transfers
 from common.jobs.job import Job
 from common.params import sources_of
@@ -19,6 +20,8 @@ from common.storage import keys as layout
 
 # However many workers were suspected in a job's stead: some jobs take every worker down.
 MAX_LOSSES = 10
+# No upload takes longer than this; what is older was left by a writer that died.
+ABANDONED_SECONDS = 2 * 86400.0
 
 
 def expired_leases(tx: Tx, limit: int = 50) -> list[str]:
@@ -112,19 +115,32 @@ def swept(tx: Tx, sweep_id: int) -> None:
     tx.execute(delete(sweeps).where(sweeps.c.id == sweep_id))
 
 
-def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit: int = 500) -> int:
-    """Deletes jobs and uploads past their keeping, with their files, and forgets old Idempotency-Keys."""
-    old = [
-        row.id
-        for row in tx.execute(
+def prune(
+    tx: Tx, *, retention_seconds: float, idempotency_seconds: float, warning_seconds: float = 0.0, limit: int = 500
+) -> int:  # fmt: skip
+    """Deletes jobs, batches and uploads past their keeping, with their files, and forgets old Idempotency-Keys.
+
+    warning_seconds: jobs and batches go no sooner after their owner was told (`expiry`); 0: whether told or not.
+    """
+    removed = 0
+    for told in _told(tx, jobs, warning_seconds):
+        old = (
             select(jobs.c.id)
-            .where(jobs.c.finished_at < tx.now(-retention_seconds), ~transfers.under_way(jobs.c.id))
-            .order_by(jobs.c.finished_at)
+            .where(jobs.c.batch_id.is_(None), jobs.c.finished_at < tx.now(-retention_seconds), told)
+            .order_by(jobs.c.expiry_told_at, jobs.c.finished_at)
             .limit(limit)
         )
-    ]
-    for job_id in old:
-        remove(tx, job_id)
+        removed += remove_many(tx, list(tx.execute(old).scalars()))
+    for told in _told(tx, batches, warning_seconds):
+        past = (
+            select(batches.c.id)
+            # Not while results of it are still on their way into a bucket.
+            .where(batches.c.finished_at < tx.now(-retention_seconds), told, batches.c.delivering == 0)
+            .order_by(batches.c.finished_at)
+            .limit(limit)
+        )
+        for batch_id in tx.execute(past).scalars().all():
+            removed += _remove_batch(tx, batch_id, max(0, limit - removed))
     forgotten = (
         select(jobs.c.id)
         .where(jobs.c.finished_at < tx.now(-idempotency_seconds), jobs.c.idempotency_key.is_not(None))
@@ -132,34 +148,56 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
     )
     ids = list(tx.execute(forgotten).scalars())
     tx.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None)).values(idempotency_key=None))
-    stale = tx.execute(
-        select(uploads.c.id, uploads.c.storage_key)
-        .where(uploads.c.created_at < tx.now(-retention_seconds))
-        .limit(limit)
-    ).all()
-    for row in stale:
-        remove_upload(tx, row.id, row.storage_key)
-    told = (
+    old_callbacks = (
         select(callbacks.c.id)
         .where(callbacks.c.created_at < tx.now(-retention_seconds), callbacks.c.state != "pending")
         .limit(limit)
     )
-    ids = list(tx.execute(told).scalars())
+    ids = list(tx.execute(old_callbacks).scalars())
     tx.execute(delete(callbacks).where(callbacks.c.id.in_(ids), callbacks.c.state != "pending"))
-    gone = (
-        select(batches.c.id)
-        .where(
-            batches.c.finished_at < tx.now(-retention_seconds),
-            ~exists().where(jobs.c.batch_id == batches.c.id, jobs.c.batch_id.is_not(None)),
-        )
-        .limit(limit)
-    )
-    for batch_id in list(tx.execute(gone).scalars()):
-        tx.execute(delete(batches).where(batches.c.id == batch_id, batches.c.finished_at.is_not(None)))
-        finish.sweep(tx, layout.batch_folder(batch_id))
+    removed += _prune_uploads(tx, retention_seconds, limit)
     rounds.forget(tx)
     tx.execute(delete(processes).where(processes.c.seen_at < tx.now(-7 * 86400.0)))
-    return len(old) + len(stale)
+    return removed
+
+
+def _told(tx: Tx, table: Table, warning_seconds: float) -> list[ColumnElement[bool]]:
+    """The conditions under which what is past its keeping may go, each a stretch of the index."""
+    when = table.c.expiry_told_at
+    return [when <= tx.now(-warning_seconds)] if warning_seconds else [when.is_(None), when.is_not(None)]
+
+
+def _remove_batch(tx: Tx, batch_id: str, limit: int) -> int:
+    """Deletes up to `limit` jobs of a batch that is over, and then the batch; how many jobs went."""
+    own = and_(jobs.c.batch_id == batch_id, jobs.c.batch_id.is_not(None))
+    ids = list(tx.execute(select(jobs.c.id).where(own).order_by(jobs.c.batch_item).limit(limit)).scalars())
+    removed = remove_many(tx, ids)
+    emptied = delete(batches).where(batches.c.id == batch_id, batches.c.finished_at.is_not(None), ~exists().where(own))
+    if tx.execute(emptied).rowcount:
+        finish.sweep(tx, layout.batch_folder(batch_id))
+    return removed
+
+
+def _prune_uploads(tx: Tx, retention_seconds: float, limit: int) -> int:
+    """Deletes old uploads that no job reads any more, and those whose bytes never came."""
+    unused = ~exists().where(upload_uses.c.upload_id == uploads.c.id)
+    removed = 0
+    for stale in (
+        and_(uploads.c.created_at < tx.now(-retention_seconds), unused),
+        and_(uploads.c.created_at < tx.now(-min(retention_seconds, ABANDONED_SECONDS)), uploads.c.state == "pending"),
+    ):
+        picked = select(uploads.c.id).where(stale).order_by(uploads.c.created_at).limit(limit)
+        ids = list(tx.execute(picked.with_for_update(skip_locked=True)).scalars())
+        # Asked again, now that they are locked: a job may have come for one just before.
+        gone = tx.execute(
+            delete(uploads)
+            .where(uploads.c.id.in_(ids), or_(unused, uploads.c.state == "pending"))
+            .returning(uploads.c.key_id, uploads.c.storage_key, uploads.c.size)
+        ).all()
+        finish.sweep_many(tx, [row.storage_key for row in gone])
+        usage.removed(tx, [(row.key_id, row.size) for row in gone])
+        removed += len(gone)
+    return removed
 
 
 def remove(tx: Tx, job_id: str) -> bool:
@@ -167,16 +205,28 @@ def remove(tx: Tx, job_id: str) -> bool:
 
     What of it was still to be delivered is given up.
     """
-    transfers.drop(tx, job_id)
-    if tx.execute(delete(jobs).where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None))).rowcount != 1:
-        return False
-    finish.sweep(tx, layout.job_folder(job_id))
-    return True
+    return remove_many(tx, [job_id]) == 1
+
+
+def remove_many(tx: Tx, job_ids: Sequence[str]) -> int:
+    """`remove` for many; how many it was."""
+    if not job_ids:
+        return 0
+    transfers.drop(tx, job_ids)
+    gone = tx.execute(
+        delete(jobs)
+        .where(jobs.c.id.in_(job_ids), jobs.c.finished_at.is_not(None))
+        .returning(jobs.c.id, jobs.c.key_id, jobs.c.stored_bytes)
+    ).all()
+    finish.sweep_many(tx, [layout.job_folder(row.id) for row in gone])
+    usage.removed(tx, [(row.key_id, row.stored_bytes) for row in gone])
+    return len(gone)
 
 
 def remove_upload(tx: Tx, upload_id: str, storage_key: str) -> None:
     finish.sweep(tx, storage_key)
-    tx.execute(delete(uploads).where(uploads.c.id == upload_id))
+    gone = delete(uploads).where(uploads.c.id == upload_id).returning(uploads.c.key_id, uploads.c.size)
+    usage.removed(tx, [(row.key_id, row.size) for row in tx.execute(gone)])
 
 
 def remove_voice(tx: Tx, voice: voices.Voice) -> None:

@@ -51,7 +51,7 @@ def reopen(tx: Tx, batch: Batch, reason: BatchReason) -> Batch:
         .where(batches.c.id == batch.id)
         .values(
             state=BatchState.ACTIVE, reason=reason, open_until=opened.open_until, changes_at=opened.changes_at,
-            error=None, finished_at=None, updated_at=tx.now(),
+            error=None, finished_at=None, expiry_told_item=None, expiry_told_at=None, updated_at=tx.now(),
         )
         .returning(batches)
     ).one()  # fmt: skip
@@ -157,8 +157,8 @@ def _tell(tx: Tx, batch: Batch, event: str) -> None:
         callbacks.put(tx, batch.key_id, url, f"batch.{event}", body, batch_id=batch.id)
 
 
-def message(batch: Batch, event: str, at: datetime) -> str:
-    """The body of a callback: type, timestamp, data, as Standard Webhooks has it."""
+def message(batch: Batch, event: str, at: datetime, **more: Any) -> str:
+    """The body of a callback: type, timestamp, data (with `more`), as Standard Webhooks has it."""
     counts = ("total", "rejected", "skipped", "succeeded", "failed", "cancelled", "expired")
     data = {
         "id": batch.id,
@@ -169,6 +169,7 @@ def message(batch: Batch, event: str, at: datetime) -> str:
         "counts": {name: getattr(batch, name) for name in counts},
         "percent": round(100 * batch.ended / batch.total, 1) if batch.total else 100.0,
         "delivery": batch.delivery,
+        **more,
     }
     body = {"type": event, "timestamp": at.isoformat().replace("+00:00", "Z"), "data": data}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

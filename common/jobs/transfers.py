@@ -5,6 +5,7 @@ Rows are locked in one order: a job's, its batch's, its transfer's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -178,21 +179,17 @@ def retry_some(tx: Tx, batch_id: str, *, after: int = 0, limit: int = CHUNK) -> 
     return Retried(again, found[-1].item if len(found) == limit else None)
 
 
-def drop(tx: Tx, job_id: str) -> None:
-    """Forgets the transfer of a job that is about to be deleted; one that was pending counts as failed."""
-    query = select(transfers.c.batch_id).where(transfers.c.job_id == job_id, transfers.c.state == "pending")
-    batch_id = tx.execute(query).scalar_one_or_none()
-    if batch_id is None:
+def drop(tx: Tx, job_ids: Collection[str]) -> None:
+    """Forgets the transfers of jobs that are about to be deleted; those that were pending count as failed."""
+    pending = and_(transfers.c.job_id.in_(job_ids), transfers.c.state == "pending")
+    found = tx.execute(select(transfers.c.job_id, transfers.c.batch_id).where(pending)).all()
+    if not found:
         return
-    tx.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
-    tx.execute(select(batches.c.id).where(batches.c.id == batch_id).with_for_update())
-    if tx.execute(delete(transfers).where(transfers.c.job_id == job_id, transfers.c.state == "pending")).rowcount:
-        tally.delivered(tx, _count(tx, batch_id, delivering=-1, undelivered=1))
-
-
-def under_way(job_id: ColumnElement[str]) -> ColumnElement[bool]:
-    """SQL for whether a job's results are still to be delivered."""
-    return select(transfers.c.job_id).where(transfers.c.job_id == job_id, transfers.c.state == "pending").exists()
+    for table, ids in ((jobs, {row.job_id for row in found}), (batches, {row.batch_id for row in found})):
+        tx.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update())
+    gone = Counter(tx.execute(delete(transfers).where(pending).returning(transfers.c.batch_id)).scalars())
+    for batch_id, n in sorted(gone.items()):
+        tally.delivered(tx, _count(tx, batch_id, delivering=-n, undelivered=n))
 
 
 def of(tx: Tx, job_ids: Sequence[str]) -> dict[str, Transfer]:

@@ -213,13 +213,16 @@ def list_batches(
                 f"{batch.counts['succeeded']}/{batch.counts['total']}",
                 str(batch.counts["failed"] or ""),
                 show.age(batch.body["created_at"]),
+                show.expiry(batch.body),
             )
             for batch in found
         )
-        show.table(["batch", "name", "state", "done", "failed", "age"], rows)
+        show.table(["batch", "name", "state", "done", "failed", "age", ""], rows)
 
 
 def _state(batch: Batch) -> str:
+    if batch.body["held_until"] and batch.state == "active":
+        return f"waits for its key's quota {show.until(batch.body['held_until'])}"
     closed = batch.state == "active" and not batch.body["open"]
     return "waits for its window" if closed else batch.state
 

@@ -120,6 +120,8 @@ def list_jobs(
 def _remark(job: Job) -> str:
     if job.error and job.state != "succeeded":
         return f"{job.error['code']}: {job.error['message']}"
+    if expiring := show.expiry(job.body):
+        return expiring
     return show.progress(job) or (", ".join(o["name"] for o in job.outputs if o["role"] in ("stem", "mask", "speech")))
 
 
@@ -146,6 +148,8 @@ def one_job(
             ),
             ("worker", job.body["worker"] or ""),
             ("taken from", show.taken(job)),
+            ("waits", _held(job)),
+            ("expires", job.body["expires_at"] or ""),
             (
                 "error",
                 f"{job.error['code']}: {job.error['message']} {job.error.get('hint') or ''}" if job.error else "",
@@ -156,6 +160,11 @@ def one_job(
         show.table(["", ""], [(name, value) for name, value in rows if value])
         for event in events:
             show.out.print(f"[dim]{event['at']}[/] {_event(event)}", soft_wrap=True)
+
+
+def _held(job: Job) -> str:
+    held = (job.body["queue"] or {}).get("held_until")
+    return f"for its key's quota {show.until(held)}" if held else ""
 
 
 def _event(event: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +76,19 @@ def age(instant: str | None) -> str:
     if instant is None:
         return ""
     return duration((datetime.now(UTC) - datetime.fromisoformat(instant)).total_seconds())
+
+
+def until(instant: str) -> str:
+    """`until 2026-03-01 00:00 UTC`."""
+    return f"until {datetime.fromisoformat(instant).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def expiry(body: Mapping[str, Any]) -> str:
+    """`expires in 2 d`, of a job or batch whose owner has been warned."""
+    if not body["warned_at"] or not body["expires_at"]:
+        return ""
+    left = (datetime.fromisoformat(body["expires_at"]) - datetime.now(UTC)).total_seconds()
+    return f"expires in {duration(left)}"
 
 
 def duration(seconds: float) -> str:

@@ -143,7 +143,12 @@ MUTANTS: dict[str, Mutant] = {
         "a_job_that_starts_at_once time_passes expire",
     ),
     "prune of what still runs": Mutant(
-        sweep, "remove", ((", jobs.c.finished_at.is_not(None)", ""),), "a_job_that_starts_at_once prune_by_hand"
+        sweep, "remove_many", ((", jobs.c.finished_at.is_not(None)", ""),), "a_job_that_starts_at_once prune_by_hand"
+    ),
+    "a result that is not counted": Mutant(finish, "succeed", (("bytes=job.stored_bytes, ", ""),), ZOMBIE + "succeed"),
+    "a result that is counted when it is gone": Mutant(
+        sweep, "remove_many", (("usage.removed(tx, ", "(lambda *_: None)(tx, "),),
+        "a_job_that_starts_at_once succeed prune_by_hand",
     ),
     "prune before its time": Mutant(
         sweep, "prune", (("jobs.c.finished_at < tx.now(-retention_seconds)", "jobs.c.finished_at < tx.now(1.0)"),),

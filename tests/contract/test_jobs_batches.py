@@ -17,6 +17,7 @@ from common.errors import NightshiftError
 from common.jobs import batches, events, finish, queueing, running, submit
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError
 from common.jobs.batches import Entry, IntakeLost
+from common.quotas import Quotas
 from common.states import Reason, State
 from tests.batches import ALWAYS, NIGHTLY, created, entries, items, look, made, start
 from tests.jobs import ERROR, LEASE, QUOTA, RECEIVER, brought, new_key, queue_up, request, result, submitted
@@ -24,7 +25,7 @@ from tests.jobs import ERROR, LEASE, QUOTA, RECEIVER, brought, new_key, queue_up
 EVENING = datetime(2030, 5, 6, 19, 0, tzinfo=UTC)  # 21:00 in Madrid
 
 
-def _take(database: Database, batch: Batch, found: list[Entry], quota: int = QUOTA) -> Batch:
+def _take(database: Database, batch: Batch, found: list[Entry], quota: Quotas = QUOTA) -> Batch:
     with database.write() as tx:
         return batches.take_in(tx, batch, found, default_quota=quota, lease_seconds=LEASE)
 
@@ -109,9 +110,9 @@ def test_what_was_taken_before_is_not_taken_again(database: Database) -> None:
 
 
 def test_over_the_quota_nothing_is_taken_in(database: Database) -> None:
-    batch = _take(database, created(database, new_key(database)), entries(3), quota=4)
+    batch = _take(database, created(database, new_key(database)), entries(3), quota=Quotas(4))
     with pytest.raises(NightshiftError, match="quota_exceeded"):
-        _take(database, batch, entries(2, 4), quota=4)
+        _take(database, batch, entries(2, 4), quota=Quotas(4))
     with database.write() as tx:
         assert batches.refuse(tx, batch, ERROR).state is BatchState.CANCELLING
         batches.cancel_some(tx, batch.id)

@@ -297,7 +297,7 @@ def _plain_job() -> Job:
         failures=0, crashes=0, losses=0, crashed_at_block=None, worker=None, lease_until=None, cancel_requested=False,
         progress=None, blocks_done=0, blocks_total=None, result=None, result_attempt=None, error=None,
         fingerprint=None, idempotency_key=None, request_digest="", rung_at=None, created_at=LONG_AGO, started_at=None,
-        finished_at=None, updated_at=LONG_AGO,
+        finished_at=None, updated_at=LONG_AGO, stored_bytes=0, expiry_told_at=None,
     )  # fmt: skip
 
 

@@ -14,9 +14,11 @@ from common.db import keys
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.db.tables import transfers as rows
-from common.jobs import batches, finish, query, queueing, running, submit, sweep, transfers
+from common.jobs import batches, expiry, finish, query, queueing, quota, running, submit, sweep, transfers
 from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
+from common.quotas import Quotas
+from common.retention import Retention
 from common.states import State
 from tests.jobs import LEASE, brought, new_key, queue_up, request, submitted
 
@@ -142,13 +144,13 @@ _SORT_OF_ALL = re.compile(r"Sort .*rows=\d{4,}")
 
 
 def _submit(tx: Tx, key_id: str) -> None:
-    submit.submit(tx, key_id, request(), default_quota=100)
+    submit.submit(tx, key_id, request(), default_quota=Quotas(100))
 
 
 def _place(tx: Tx, key_id: str) -> None:
     """Of the only job of another key, for which the others' must not be looked through, and of one of many."""
     newcomer = keys.create(tx, "newcomer", [keys.Scope.WRITE])[0].id
-    lonely = submit.submit(tx, newcomer, request(), default_quota=100).job
+    lonely = submit.submit(tx, newcomer, request(), default_quota=Quotas(100)).job
     crowded = query.page(tx, key_id, Filter(), before="job_w1020000", limit=1)[0]
     assert [query.ahead(tx, job) for job in (lonely, crowded)] == [0, 1000]
 
@@ -192,7 +194,16 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
         lambda tx, key: transfers.undelivered(tx, "bat_1", after=0, limit=50), "ix_transfers_failed",
     ),
     "prune": (
-        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6), "ix_jobs_finished",
+        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6), "ix_jobs_expiry",
+    ),
+    "prune what was told": (
+        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6, warning_seconds=9e5),
+        "ix_jobs_expiry",
+    ),
+    "tell of an end": (lambda tx, key: expiry.tell_jobs(tx, Retention(9e6, 9e5)), "ix_jobs_expiry|ix_jobs_finished"),
+    "tell of a batch's end": (lambda tx, key: expiry.tell_batch(tx, Retention(9e6, 9e5)), "batches"),
+    "hours left of a day": (
+        lambda tx, key: quota.left_today(tx, {key: 1.0}, tx.instant()), "ix_jobs_claim|ix_jobs_lease",
     ),
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ from common.db.tables import jobs
 from common.errors import NightshiftError
 from common.jobs import finish, queueing, submit
 from common.jobs.job import Job
+from common.quotas import Quotas
 from common.states import Reason, State
 from tests.jobs import (
     ERROR,
@@ -28,7 +29,9 @@ from tests.jobs import (
 )  # fmt: skip
 
 
-def _submit(database: Database, key_id: str, idempotency_key: str | None = None, quota: int = QUOTA, **members: object):
+def _submit(
+    database: Database, key_id: str, idempotency_key: str | None = None, quota: Quotas = QUOTA, **members: object
+):
     with database.write() as tx:
         return submit.submit(
             tx, key_id, request(**members), default_quota=quota, idempotency_key=idempotency_key
@@ -125,9 +128,9 @@ def test_quota_counts_what_is_unfinished(database: Database, quota: int) -> None
 
 def test_the_default_quota_holds_where_a_key_has_none(database: Database) -> None:
     key_id = new_key(database)
-    _submit(database, key_id, quota=2)
-    _submit(database, key_id, quota=2)
-    _refused("quota_exceeded", lambda: _submit(database, key_id, quota=2))
+    _submit(database, key_id, quota=Quotas(2))
+    _submit(database, key_id, quota=Quotas(2))
+    _refused("quota_exceeded", lambda: _submit(database, key_id, quota=Quotas(2)))
 
 
 def test_ended_jobs_do_not_count(database: Database) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 
 from common.batches.control import retry_failed
 from common.db.engine import Database
+from common.db.tables import batches as batch_rows
 from common.db.tables import callbacks, jobs
 from common.db.tables import transfers as rows
 from common.jobs import finish, sweep, transfers
@@ -223,6 +224,7 @@ def test_results_are_kept_while_they_are_to_be_delivered(database: Database, key
         end(database, *take(database), done=state == "done")
     with database.write() as tx:
         tx.execute(update(jobs).values(finished_at=LONG_AGO))
+        tx.execute(update(batch_rows).values(finished_at=LONG_AGO))
     with database.write() as tx:
         sweep.prune(tx, retention_seconds=60.0, idempotency_seconds=60.0)
     assert len(batches.items(database, batch.id)) == (1 if state == "pending" else 0)

@@ -202,6 +202,23 @@ def test_keys_are_made_listed_and_revoked(up: Up, episode: Path) -> None:
     assert "Bearer" in up.command("jobs", status=exits.REFUSED, **reader).err
 
 
+def test_quotas_are_given_changed_shown_and_told_of_at_once(up: Up, episode: Path) -> None:
+    made = up.command("key", "create", "small", "--max-audio-hours", 2, "--max-gb", "0.5", "--json").json
+    assert (made["max_audio_hours_per_day"], made["max_bytes"]) == (2, 500_000_000)
+    own = {"api_key": made["token"]}
+    used = up.command("key", "usage", **own).out
+    assert "500.0 MB" in used and "2 h" in used
+    changed = up.command("key", "update", made["id"], "--max-audio-hours", "default", "--max-gb", 0, "--json").json
+    assert (changed["max_audio_hours_per_day"], changed["max_bytes"]) == (None, 0)
+    assert up.command("key", "usage", "--json", **own).json["usage"]["max_bytes"] == 0
+    began = time.monotonic()
+    refused = up.command("submit", episode, "-p", "speech", "--json", status=exits.REFUSED, **own)
+    assert refused.error["code"] == "quota_exceeded"
+    assert time.monotonic() - began < 5, "no waiting helps"
+    assert "default" in up.command("key", "update", made["id"], "--max-gb", "default").out
+    up.command("key", "update", made["id"], "--max-gb", "plenty", status=exits.USAGE)
+
+
 def test_a_token_goes_to_standard_output_alone(up: Up) -> None:
     made = up.command("key", "create", "for a pipe")
     assert re.fullmatch(r"ns_\S+\n", made.out)

@@ -15,6 +15,7 @@ from common.jobs import batches, gate
 from common.jobs.batch import Batch, BatchState
 from common.jobs.batches import Entry, NewBatch
 from common.params import parse_request
+from common.quotas import Quotas
 from common.states import Reason, State
 from tests import media
 from tests.house import House, wait_for
@@ -37,7 +38,7 @@ def _batch(house: House, *uploads: str) -> Batch:
     with house.database.write() as tx:
         batch, _ = batches.create(tx, house.key.id, NewBatch("night", {}, {}, "digest", window="00:00-24:00 UTC"))
         batch = batches.take_in(
-            tx, batch, [Entry(n, one) for n, one in enumerate(asked, 1)], default_quota=10, lease_seconds=30
+            tx, batch, [Entry(n, one) for n, one in enumerate(asked, 1)], default_quota=Quotas(10), lease_seconds=30
         )  # fmt: skip
         return batches.activate(tx, batch)
 
