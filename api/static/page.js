@@ -116,11 +116,11 @@ function surroundings(queues, workers) {
   const alive = workers.filter((worker) => worker.alive).length;
   const sum = (state) => queues.lanes.reduce((total, lane) => total + lane[state], 0);
   const workersText = alive === 1 ? "1 worker" : `${alive} workers`;
-  $("status").textContent = `${workersText} · ${sum("running")} running · ${sum("waiting") + sum("queued")} waiting`;
+  $("status").textContent = `${workersText} · ${sum("running")} running · ${sum("waiting") + sum("queued") + sum("later")} waiting`;
   $("lanes").replaceChildren(
     ...queues.lanes.map((lane) => {
       const row = document.createElement("tr");
-      for (const value of [lane.lane, lane.waiting, lane.queued, lane.running, lane.workers]) row.insertCell().textContent = value;
+      for (const value of [lane.lane, lane.waiting + lane.later, lane.queued, lane.running, lane.workers]) row.insertCell().textContent = value;
       return row;
     }),
   );
