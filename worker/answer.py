@@ -9,7 +9,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from common import log
 from common.db import processes
 from common.jobs import query, queueing
-from common.states import State
 from worker.runner import Runner
 
 _log = log.get(__name__)
@@ -52,6 +51,7 @@ def _ring_on(runner: Runner, job_id: str) -> None:
     except SQLAlchemyError as error:
         _log.warning("a bell is lost; the scheduler will ring again", job=job_id, error=type(error).__name__)
         return
-    if job is not None and job.state is State.QUEUED:
+    # Also where this job is claimed already: its bell is then another's, that was passed over for it.
+    if job is not None:
         _log.info("this worker takes no jobs now; ringing for another", job=job_id)
         runner.ringer.ring([queueing.bell(job)])
