@@ -128,7 +128,7 @@ def test_as_many_bells_as_jobs_are_enough_in_any_order(database: Database, secon
 
 # --- Nobody starves ---------------------------------------------------------------------------------------------------
 
-ENGINES = ("a", "b", "c")
+ENGINES = ("a", "b")
 DAWN = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -143,17 +143,18 @@ class Arrival:
     seconds: float
 
 
+# More than the workers can do, so that a queue forms whose first job could be passed over again and again.
 arrivals = st.lists(
     st.builds(
         Arrival,
-        at=st.integers(0, 300).map(float),
+        at=st.integers(0, 90).map(float),
         engine=st.sampled_from(ENGINES),
-        run_at=st.integers(-300, 300).map(float),
+        run_at=st.integers(-90, 90).map(float),
         priority=st.sampled_from((BATCH, BATCH, BATCH, INTERACTIVE)),
-        seconds=st.integers(1, 40).map(float),
+        seconds=st.integers(5, 40).map(float),
     ),
-    min_size=1,
-    max_size=40,
+    min_size=12,
+    max_size=24,
 )
 
 
@@ -255,7 +256,7 @@ class Day:
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(arrivals=arrivals, workers=st.integers(1, 3), patience=st.sampled_from((0.0, 20.0, 60.0)))
+@given(arrivals=arrivals, workers=st.integers(1, 2), patience=st.sampled_from((0.0, 20.0, 60.0)))
 def test_nobody_who_is_first_waits_longer_than_the_bound_and_one_job(
     simulated: Database, arrivals: list[Arrival], workers: int, patience: float
 ) -> None:
