@@ -17,7 +17,7 @@ _LOOK_SECONDS = 0.5
 
 
 def answer(runner: Runner, job_id: str) -> bool:
-    """Works on the job if it is there to be claimed; says whether it was.
+    """Works on a job of the lane of the one that was rung for, if there is one to be claimed; says whether there was.
 
     Where this worker is paused, in quarantine or draining it rings again for another one, and stays in this call until
     it may work again: a worker whose only child is busy takes no message, so it is deaf for as long as it is barred.

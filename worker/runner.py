@@ -71,8 +71,7 @@ class Runner:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def run(self, job_id: str | None = None) -> bool:
-        """Claims the next job, of the lane of the one that a bell named, and works on it. False where there was nothing
-        to claim."""
+        """Claims the next job, of the lane of the one a bell named, and works on it. False where none was there."""
         if self.presence.draining:
             return False
         job = self.database.run(
