@@ -14,7 +14,6 @@ from api.context import Service
 from common.db import processes
 from common.engines import Lane
 from common.jobs import figures, query
-from common.states import ACTIVE
 
 # Jobs that ended so long ago still count as recent.
 RECENT_SECONDS = 3600.0
@@ -68,14 +67,16 @@ class QueueFigures(Collector):
             there = [p for p in processes.list_all(tx, self._here.settings.alive_seconds) if p.alive]
             now = tx.instant()
         workers = [process for process in there if process.role == "worker"]
-        jobs = GaugeMetricFamily("nightshift_jobs", "Unfinished jobs", labels=("lane", "state"))
+        jobs = GaugeMetricFamily(
+            "nightshift_jobs", "Unfinished jobs; later: not due, or of a closed batch", labels=("lane", "state")
+        )
         age = GaugeMetricFamily("nightshift_oldest_job_seconds", "Wait of the oldest due job", labels=("lane",))
         losses = GaugeMetricFamily(
             "nightshift_lost_leases", "Leases that ran out, of unfinished jobs and the last hour's", labels=("lane",)
         )
         alive = GaugeMetricFamily("nightshift_workers", "Live workers", labels=("lane", "control"))
         for lane in Lane:
-            for state in sorted(ACTIVE):
+            for state in query.STANDINGS:
                 jobs.add_metric((lane, state), depth.get(lane, {}).get(state, 0))
             age.add_metric((lane,), oldest.get(lane, 0.0))
             losses.add_metric((lane,), lost.get(lane, 0))

@@ -273,9 +273,10 @@ class EngineList(Model):
 
 class LaneDepth(Model):
     lane: Lane
-    waiting: int
+    waiting: int = Field(description="May run, and wait for their turn")
     queued: int
     running: int
+    later: int = Field(description="Not due yet, of a batch that is not open, or waiting for another job")
     workers: int = Field(description="Live workers of the lane")
 
 

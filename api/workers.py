@@ -34,7 +34,7 @@ def get_queues() -> Any:
     lanes = []
     for lane in Lane:
         alive = sum(worker.alive and lane in worker.lanes for worker in workers)
-        counts = {state: depth.get(lane, {}).get(state, 0) for state in ("waiting", "queued", "running")}
+        counts = {state: depth.get(lane, {}).get(state, 0) for state in query.STANDINGS}
         lanes.append(schemas.LaneDepth(lane=lane, workers=alive, **counts))
     return schemas.Queues(whose="all" if everybody else "own", lanes=lanes)
 

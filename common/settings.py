@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     )
     retry_base_seconds: float = Field(10.0, gt=0, description="First backoff; doubles with each attempt, with jitter")
     release_ahead: int = Field(2, ge=1, description="Jobs held ready in the queue per worker")
+    affinity_seconds: float = Field(
+        60.0, ge=0, description="A queued job waits so long at most for others whose engine a card has loaded; 0: none"
+    )
     max_waiting_per_key: int = Field(100_000, ge=1, description="Default quota of unfinished jobs of a key")
     max_audio_hours_per_day_per_key: float | None = Field(
         None, ge=0, description="Default quota of hours of audio a key may have done in a day, UTC; empty: any"

@@ -112,6 +112,10 @@ class Machine(RuleBasedStateMachine):
                 assert only is None or job_id in only or old["upstream"] in only or old["state"] == State.WAITING
             elif old["attempt"] != new["attempt"] or old["result"] != new["result"]:
                 raise AssertionError(f"{job_id} changed without a transition")
+            elif new["state"] == State.QUEUED:
+                assert old["updated_at"] == new["updated_at"], (
+                    "how long it has stood in the queue is not known any more"
+                )
             told = after.events[job_id][len(before.events[job_id]) :]
             assert after.events[job_id][: len(before.events[job_id])] == before.events[job_id]
             assert [event["state"] for event in told] == ([new["state"]] if old["state"] != new["state"] else [])
@@ -317,10 +321,15 @@ class Machine(RuleBasedStateMachine):
     def claim(self, worker: str, named: int | None) -> None:
         self._claim(worker, named)
 
-    def _claim(self, worker: str, named: int | None) -> None:
+    @rule(worker=st.sampled_from(WORKERS), rung=any_number)
+    def answer(self, worker: str, rung: int) -> None:
+        """A bell, of whatever job."""
+        self._claim(worker, None, rung=self._some(rung), resident=["rnnoise"], affinity_seconds=60.0)
+
+    def _claim(self, worker: str, named: int | None, **more: Any) -> None:
         job_id = None if named is None else self._some(named)
         job: Job | None = self._do(
-            {Verb.CLAIM}, lambda tx: queueing.claim(tx, worker, ["cpu"], LEASE, job_id=job_id)
+            {Verb.CLAIM}, lambda tx: queueing.claim(tx, worker, ["cpu"], LEASE, job_id=job_id, **more)
         )  # fmt: skip
         if job is not None:
             assert job_id in (None, job.id)
@@ -407,7 +416,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def ring_again(self) -> None:
         before = {job_id: row["state"] for job_id, row in self.seen.jobs.items()}
-        self._do(set(), lambda tx: queueing.unanswered(tx, 15.0))
+        self._do(set(), lambda tx: queueing.unanswered(tx, 15.0, LEASE))
         assert {job_id: row["state"] for job_id, row in self.seen.jobs.items()} == before
 
     @rule()

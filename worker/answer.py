@@ -9,7 +9,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from common import log
 from common.db import processes
 from common.jobs import query, queueing
-from common.states import State
 from worker.runner import Runner
 
 _log = log.get(__name__)
@@ -18,7 +17,7 @@ _LOOK_SECONDS = 0.5
 
 
 def answer(runner: Runner, job_id: str) -> bool:
-    """Works on the job if it is there to be claimed; says whether it was.
+    """Works on a job of the lane of the one that was rung for, if there is one to be claimed; says whether there was.
 
     Where this worker is paused, in quarantine or draining it rings again for another one, and stays in this call until
     it may work again: a worker whose only child is busy takes no message, so it is deaf for as long as it is barred.
@@ -52,6 +51,7 @@ def _ring_on(runner: Runner, job_id: str) -> None:
     except SQLAlchemyError as error:
         _log.warning("a bell is lost; the scheduler will ring again", job=job_id, error=type(error).__name__)
         return
-    if job is not None and job.state is State.QUEUED:
+    # Also where this job is claimed already: its bell is then another's, that was passed over for it.
+    if job is not None:
         _log.info("this worker takes no jobs now; ringing for another", job=job_id)
         runner.ringer.ring([queueing.bell(job)])

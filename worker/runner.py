@@ -72,7 +72,7 @@ class Runner:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def run(self, job_id: str | None = None) -> bool:
-        """Claims the named job, or the next one, and works on it. False where there was nothing to claim."""
+        """Claims the next job, of the lane of the one a bell named, and works on it. False where none was there."""
         if self.presence.draining:
             return False
         job = self.database.run(
@@ -80,8 +80,10 @@ class Runner:
             self.presence.name,
             self.presence.lanes,
             self.settings.lease_seconds,
-            job_id=job_id,
+            rung=job_id,
             engines=self.presence.engines,
+            resident=self.card.resident,
+            affinity_seconds=self.settings.affinity_seconds,
         )
         if job is None:
             return False

@@ -147,7 +147,8 @@ class Scheduler:
 
     def ring_again(self) -> int:
         with self._database.write() as tx:
-            bells = [queueing.bell(job) for job in queueing.unanswered(tx, self._settings.rering_seconds)]
+            stale = queueing.unanswered(tx, self._settings.rering_seconds, self._settings.alive_seconds)
+        bells = [queueing.bell(job) for job in stale]
         self._ringer.ring(bells)
         return len(bells)
 

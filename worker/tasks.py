@@ -11,5 +11,5 @@ from worker.child import runner
 
 @shared_task(name=RUN_TASK)
 def run(job_id: str) -> bool:
-    """Works on the job if it is still there to be claimed; says whether it was."""
+    """The bell of a job: works on the next one of its lane; says whether there was one."""
     return answer(runner(), job_id)

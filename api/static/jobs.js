@@ -80,10 +80,11 @@ export class JobsView {
   #surroundings(queues, workers) {
     const alive = workers.filter((worker) => worker.alive).length;
     const sum = (state) => queues.lanes.reduce((total, lane) => total + lane[state], 0);
-    this.page.status.textContent = `${count(alive, "worker")} · ${sum("running")} running · ${sum("waiting") + sum("queued")} waiting`;
+    const waiting = sum("waiting") + sum("queued") + sum("later");
+    this.page.status.textContent = `${count(alive, "worker")} · ${sum("running")} running · ${waiting} waiting`;
     this.find(".lanes").replaceChildren(
       ...queues.lanes.map((lane) => {
-        const told = [lane.lane, lane.waiting, lane.queued, lane.running, lane.workers];
+        const told = [lane.lane, lane.waiting + lane.later, lane.queued, lane.running, lane.workers];
         return element("tr", {}, ...told.map((value) => element("td", { textContent: value })));
       }),
     );

@@ -133,7 +133,7 @@ class Card(Process):
         """Answers the bells that are there, until one gives a job."""
         while self._hand is None and (job_id := self._broker.take()) is not None:
             job = self.world.database.run(
-                queueing.claim, self.name, [Lane.GPU], self._settings.lease_seconds, job_id=job_id, engines=[ENGINE]
+                queueing.claim, self.name, [Lane.GPU], self._settings.lease_seconds, rung=job_id, engines=[ENGINE]
             )
             if job is not None:
                 audio = length_of(job)

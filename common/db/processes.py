@@ -99,6 +99,12 @@ def takers(tx: Tx, alive_seconds: float) -> dict[str, frozenset[str]]:
     return {row.name: frozenset(row.lanes) for row in rows}
 
 
+def idle(tx: Tx, alive_seconds: float) -> dict[str, frozenset[str]]:
+    """Of `takers`, those that run nothing."""
+    busy = set(tx.execute(select(jobs.c.worker).where(jobs.c.state == State.RUNNING)).scalars())
+    return {name: lanes for name, lanes in takers(tx, alive_seconds).items() if name not in busy}
+
+
 def list_all(tx: Tx, alive_seconds: float, role: str | None = None) -> list[Process]:
     alive = (processes.c.seen_at > tx.now(-alive_seconds)).label("alive")
     job = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, func, literal, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, case, func, literal, literal_column, or_, select, tuple_
 
 from common.db.engine import Tx
 from common.db.tables import among, jobs
@@ -78,18 +78,24 @@ def page(tx: Tx, key_id: str, which: Filter, *, before: str | None, limit: int) 
     return [Job.from_row(row) for row in tx.execute(query.order_by(jobs.c.id.desc()).limit(limit))]
 
 
+LATER = "later"
+STANDINGS = ("waiting", "queued", "running", LATER)
+
+
 def depth(tx: Tx, key_id: str | None = None) -> dict[str, dict[str, int]]:
-    """Unfinished jobs by lane and state; of one key where given."""
-    query = (
-        select(jobs.c.lane, jobs.c.state, func.count().label("n"))
-        .where(jobs.c.finished_at.is_(None))
-        .group_by(jobs.c.lane, jobs.c.state)
-    )
+    """Unfinished jobs by lane and state; of one key where given. What is not due, waits for another job or is of a
+    batch that is not open counts as `LATER`: no worker is to be had for it."""
+    now = and_(jobs.c.upstream.is_(None), jobs.c.run_at <= tx.now(), gate.may_run(tx))
+    state = case((or_(jobs.c.state == State.RUNNING, now), jobs.c.state), else_=LATER)
+    each = select(jobs.c.lane, state.label("state")).where(jobs.c.finished_at.is_(None))
     if key_id is not None:
-        query = query.where(jobs.c.key_id == key_id)
+        each = each.where(jobs.c.key_id == key_id)
+    counted = each.subquery()
     found: dict[str, dict[str, int]] = {}
-    for row in tx.execute(query):
-        found.setdefault(row.lane, {str(state): 0 for state in sorted(ACTIVE)})[row.state] = row.n
+    for row in tx.execute(
+        select(counted.c.lane, counted.c.state, func.count().label("n")).group_by(counted.c.lane, counted.c.state)
+    ):
+        found.setdefault(row.lane, dict.fromkeys(STANDINGS, 0))[row.state] = row.n
     return found
 
 

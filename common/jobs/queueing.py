@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -21,9 +21,10 @@ from sqlalchemy import (
     update,
 )
 
+from common.db import processes
 from common.db.engine import Tx
-from common.db.processes import takers
-from common.db.tables import BATCH, INTERACTIVE, batches, jobs, keys, processes
+from common.db.tables import BATCH, INTERACTIVE, batches, jobs, keys
+from common.db.tables import processes as process_rows
 from common.jobs import events, gate, quota
 from common.jobs.job import Job
 from common.jobs.quota import Allowance
@@ -31,6 +32,9 @@ from common.jobs.rounds import Rounds
 from common.states import Reason, State, Verb, sources
 
 _RELEASABLE = and_(jobs.c.state == State.WAITING, jobs.c.upstream.is_(None))
+_ORDER = (jobs.c.priority.desc(), jobs.c.run_at, jobs.c.id)
+# So many queued jobs are looked through for one whose engine is loaded.
+_NEAR = 100
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def room(tx: Tx, lane: str, priority: int, ahead: int, alive_seconds: float) -> 
 
 
 def _depth(tx: Tx, lane: str, ahead: int, alive_seconds: float) -> int:
-    return ahead * max(1, sum(lane in lanes for lanes in takers(tx, alive_seconds).values()))
+    return ahead * max(1, sum(lane in lanes for lanes in processes.takers(tx, alive_seconds).values()))
 
 
 def _room(tx: Tx, lane: str, priority: int, depth: int) -> int:
@@ -257,7 +261,7 @@ def recall(tx: Tx, limit: int = 500) -> list[Job]:
     picked = tx.execute(
         select(jobs.c.id)
         .where(jobs.c.state == State.QUEUED, not_(gate.may_run(tx)))
-        .order_by(jobs.c.priority.desc(), jobs.c.run_at, jobs.c.id)
+        .order_by(*_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -275,51 +279,74 @@ def recall(tx: Tx, limit: int = 500) -> list[Job]:
     return recalled
 
 
-def unanswered(tx: Tx, older_than: float, limit: int = 100) -> list[Job]:
-    """Queued jobs whose bell was last rung more than `older_than` seconds ago: to be rung again.
-
-    Their bell may be lost, or every worker busy; one bell too many does no harm.
-    """
-    stale = (
-        select(jobs.c.id)
-        .where(jobs.c.state == State.QUEUED, jobs.c.rung_at < tx.now(-older_than))
-        .order_by(jobs.c.priority.desc(), jobs.c.run_at, jobs.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    ids = [row.id for row in tx.execute(stale)]
-    rows = tx.execute(
-        update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == State.QUEUED).values(rung_at=tx.now()).returning(jobs)
-    )
-    return sorted((Job.from_row(row) for row in rows), key=lambda job: (-job.priority, job.run_at, job.id))
+def unanswered(tx: Tx, older_than: float, alive_seconds: float) -> list[Job]:
+    """Queued jobs whose bell was last rung more than `older_than` seconds ago: to be rung again, one for each worker
+    of their lane that is free. While all are busy a bell would be one more claim in vain, later."""
+    free = Counter(lane for lanes in processes.idle(tx, alive_seconds).values() for lane in lanes)
+    rung: list[Job] = []
+    for lane, workers in sorted(free.items()):
+        stale = (
+            select(jobs.c.id)
+            .where(
+                jobs.c.state == State.QUEUED,
+                jobs.c.lane == lane,
+                jobs.c.rung_at < tx.now(-older_than),
+                gate.may_run(tx),
+            )
+            .order_by(*_ORDER)
+            .limit(workers)
+            .with_for_update(skip_locked=True)
+        )
+        ids = [row.id for row in tx.execute(stale)]
+        rows = tx.execute(
+            update(jobs)
+            .where(jobs.c.id.in_(ids), jobs.c.state == State.QUEUED)
+            .values(rung_at=tx.now())
+            .returning(jobs)
+        )
+        rung += [Job.from_row(row) for row in rows]
+    return sorted(rung, key=lambda job: (-job.priority, job.run_at, job.id))
 
 
 def claim(
     tx: Tx, worker: str, lanes: Collection[str], lease_seconds: float, *, job_id: str | None = None,
-    engines: Collection[str] | None = None,
+    rung: str | None = None, engines: Collection[str] | None = None, resident: Collection[str] = (),
+    affinity_seconds: float = 0.0,
 ) -> Job | None:  # fmt: skip
-    """queued -> running: the named job, or the next one, with a lease and a new attempt number.
+    """queued -> running: the next job, or the named one, with a lease and a new attempt number.
 
     None where there is nothing for this worker: another one claimed it, it was cancelled, it needs what this worker
     lacks, or the worker is paused, draining or in quarantine. A compare-and-set on (id, state): a bell that rings ten
-    times starts a job once.
+    times starts no job twice.
+
+    rung: the job a bell named. It says that there is work in that job's lane; which, the order says. A bell leads to
+    one claim at most, and one that led to none found nothing there for its worker. So the bells of a lane are never
+    fewer than its queued jobs, as long as none is lost: the bell of a job that was claimed upon another's finds the
+    one that was not.
+
+    resident: engines that this worker has loaded. A job of theirs goes before the next one, where that is no more
+    urgent and was released less than `affinity_seconds` ago: so a job that is next waits no longer than that, and then
+    until a worker is free.
     """
     barred = exists().where(
-        processes.c.name == worker,
-        or_(processes.c.control != "run", processes.c.quarantined_until > tx.now()),
+        process_rows.c.name == worker,
+        or_(process_rows.c.control != "run", process_rows.c.quarantined_until > tx.now()),
     )
-    candidate = select(jobs.c.id).where(jobs.c.state == State.QUEUED, jobs.c.lane.in_(lanes), gate.may_run(tx), ~barred)
+    fitting = [jobs.c.state == State.QUEUED, jobs.c.lane.in_(lanes), gate.may_run(tx), ~barred]
     if engines is not None:
-        candidate = candidate.where(jobs.c.engine.in_(engines))
+        fitting.append(jobs.c.engine.in_(engines))
     if job_id is not None:
-        candidate = candidate.where(jobs.c.id == job_id)
-    candidate = candidate.order_by(jobs.c.priority.desc(), jobs.c.run_at, jobs.c.id).limit(1)
+        fitting.append(jobs.c.id == job_id)
+    if rung is not None:
+        named = jobs.alias("named")
+        fitting.append(jobs.c.lane == select(named.c.lane).where(named.c.id == rung).scalar_subquery())
+    candidate = select(jobs.c.id).where(*fitting).order_by(*_ORDER).limit(1)
+    chosen: ColumnElement[str] = candidate.with_for_update(skip_locked=True).scalar_subquery()
+    if resident and affinity_seconds > 0:
+        chosen = func.coalesce(_resident(tx, fitting, resident, affinity_seconds), chosen)
     row = tx.execute(
         update(jobs)
-        .where(
-            jobs.c.id == candidate.with_for_update(skip_locked=True).scalar_subquery(),
-            jobs.c.state.in_(sources(Verb.CLAIM)),
-        )
+        .where(jobs.c.id == chosen, jobs.c.state.in_(sources(Verb.CLAIM)))
         .values(
             state=State.RUNNING,
             reason=Reason.CLAIMED,
@@ -336,3 +363,27 @@ def claim(
     job = Job.from_row(row)
     events.changed(tx, job)
     return job
+
+
+def _resident(
+    tx: Tx, fitting: Sequence[ColumnElement[bool]], engines: Collection[str], patience: float
+) -> ScalarSelect[str]:
+    """The next job of these engines among those as urgent as the first, unless that one has been patient.
+
+    A queued job has not changed since it was released, so `updated_at` says when that was. Only the head of the queue
+    is looked through: jobs stand there for a few claims of every worker.
+    """
+    columns = (jobs.c.id, jobs.c.engine, jobs.c.priority, jobs.c.run_at, jobs.c.updated_at)
+    near = select(*columns).where(*fitting).order_by(*_ORDER).limit(_NEAR).cte("near")
+    order = (near.c.priority.desc(), near.c.run_at, near.c.id)
+    first = select(near).order_by(*order).limit(1).subquery("first")
+    return (
+        select(jobs.c.id)
+        .select_from(first.join(near, near.c.priority == first.c.priority).join(jobs, jobs.c.id == near.c.id))
+        .where(first.c.updated_at > tx.now(-patience), near.c.engine.in_(engines), jobs.c.state == State.QUEUED)
+        .order_by(*order)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=jobs)
+        .correlate(None)
+        .scalar_subquery()
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, insert, null, select, update
 
 from common.db.engine import Tx
-from common.db.processes import takers
+from common.db.processes import idle
 from common.db.tables import blocks, jobs, processes
 from common.jobs import events, gate
 from common.jobs.job import Job, Lease, LeaseLost, Orders
@@ -77,8 +77,7 @@ def _outranked(
     wanted = set(tx.execute(urgent.distinct()).scalars())
     if not wanted:
         return False
-    busy = set(tx.execute(select(jobs.c.worker).where(jobs.c.state == State.RUNNING)).scalars())
-    free = [served for name, served in takers(tx, alive_seconds).items() if name not in busy]
+    free = idle(tx, alive_seconds).values()
     return any(not any(lane in served for served in free) for lane in wanted)
 
 

@@ -54,7 +54,7 @@ def queues(as_json: AsJson = False) -> None:
         if as_json:
             show.as_json(found)
             return
-        columns = ["lane", "waiting", "queued", "running", "workers"]
+        columns = ["lane", "later", "waiting", "queued", "running", "workers"]
         show.table(columns, ([str(lane[name]) for name in columns] for lane in found["lanes"]))
 
 

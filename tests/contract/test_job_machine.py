@@ -90,7 +90,7 @@ MUTANTS: dict[str, Mutant] = {
         queueing, "claim",
         (
             ("jobs.c.state == State.QUEUED, ", ""),
-            ("jobs.c.state.in_(sources(Verb.CLAIM)),", "jobs.c.finished_at.is_(None),"),
+            ("jobs.c.state.in_(sources(Verb.CLAIM))", "jobs.c.finished_at.is_(None)"),
         ),
         "submit claim",
     ),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text, update
 
-from common.db import keys
+from common.db import keys, processes
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.db.tables import transfers as rows
@@ -155,15 +155,28 @@ def _place(tx: Tx, key_id: str) -> None:
     assert [query.ahead(tx, job) for job in (lonely, crowded)] == [0, 1000]
 
 
+def _ring_again(tx: Tx, key_id: str) -> None:
+    processes.register(tx, "free", "worker", lanes=["cpu"])
+    tx.execute(text("UPDATE jobs SET rung_at = created_at WHERE state = 'queued'"))
+    assert queueing.unanswered(tx, -1.0, LEASE)
+
+
 VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "submit": (_submit, "ix_jobs_active"),
     "claim": (lambda tx, key: queueing.claim(tx, "w1", ["cpu"], LEASE), "ix_jobs_claim"),
     "claim of an engine": (
         lambda tx, key: queueing.claim(tx, "w1", ["cpu"], LEASE, engines=["rnnoise"]), "ix_jobs_claim",
     ),
+    "claim of what is loaded": (
+        lambda tx, key: queueing.claim(
+            tx, "w1", ["cpu"], LEASE, rung="job_w1020000", engines=["rnnoise", "fast"], resident=["fast"],
+            affinity_seconds=60.0,
+        ),
+        "ix_jobs_claim",
+    ),
     "release": (lambda tx, key: queueing.fill(tx, "cpu", 20, LEASE), "ix_jobs_release"),
     "room": (lambda tx, key: queueing.room(tx, "cpu", 0, 2, LEASE), "ix_jobs_claim"),
-    "ring again": (lambda tx, key: queueing.unanswered(tx, 15.0), "ix_jobs_claim"),
+    "ring again": (_ring_again, "ix_jobs_claim"),
     "expired leases": (lambda tx, key: sweep.expired_leases(tx), "ix_jobs_lease"),
     "expire": (lambda tx, key: finish.expire(tx), "ix_jobs_deadline"),
     "the latest result": (lambda tx, key: query.latest(tx, key, "print"), "ix_jobs_fingerprint"),

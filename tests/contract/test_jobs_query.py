@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import update
 
 from common.db.engine import Database
+from common.db.tables import batches as batch_rows
 from common.db.tables import jobs
-from common.jobs import events, finish, query, running, sweep
+from common.jobs import events, finish, query, queueing, running, sweep
 from common.jobs.query import Filter
 from common.states import Reason, State
-from tests.jobs import ERROR, brought, claimed, look, new_key, result, submitted
+from tests import batches
+from tests.jobs import ERROR, LEASE, brought, claimed, look, new_key, result, submitted
 
 
 def _pages(database: Database, key_id: str, which: Filter, limit: int) -> list[str]:
@@ -109,9 +111,26 @@ def test_depth_counts_what_is_unfinished(database: Database) -> None:
         brought(database, one, state)
     submitted(database, other)
     with database.read() as tx:
-        assert query.depth(tx) == {"cpu": {"waiting": 2, "queued": 1, "running": 1}}
-        assert query.depth(tx, other) == {"cpu": {"waiting": 1, "queued": 0, "running": 0}}
+        assert query.depth(tx) == {"cpu": {"waiting": 2, "queued": 1, "running": 1, "later": 0}}
+        assert query.depth(tx, other) == {"cpu": {"waiting": 1, "queued": 0, "running": 0, "later": 0}}
         assert query.depth(tx, "key_none") == {}
+
+
+def test_depth_tells_apart_what_no_worker_could_be_for_yet(database: Database) -> None:
+    """By day 5,000 episodes wait for their window: no reason to start a worker."""
+    key_id = new_key(database)
+    nightly = batches.made(database, key_id, 3)
+    running = batches.start(database)
+    assert running is not None
+    undue = submitted(database, key_id)
+    submitted(database, key_id, input={"job": undue.id, "output": "speech"})
+    with database.write() as tx:
+        tx.execute(update(jobs).where(jobs.c.id == undue.id).values(run_at=tx.now(60.0)))
+        queueing.fill(tx, "cpu", 1, LEASE)
+        assert query.depth(tx) == {"cpu": {"waiting": 1, "queued": 1, "running": 1, "later": 2}}
+        # Its window closes: what runs goes on to its block's end, what is queued will be recalled in a moment.
+        tx.execute(update(batch_rows).where(batch_rows.c.id == nightly.id).values(open_until=tx.now(-1.0)))
+        assert query.depth(tx) == {"cpu": {"waiting": 0, "queued": 0, "running": 1, "later": 4}}
 
 
 def test_ahead_counts_those_that_come_before(database: Database) -> None:

@@ -178,36 +178,64 @@ def test_each_step_releases_no_more_than_asked(database: Database) -> None:
 # --- Bells that were not heard ----------------------------------------------------------------------------------------
 
 
+def _rung_again(database: Database) -> list[str]:
+    with database.write() as tx:
+        return [job.id for job in queueing.unanswered(tx, 15.0, LEASE)]
+
+
+def _long_silent(database: Database, *job_ids: str) -> None:
+    with database.write() as tx:
+        tx.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(rung_at=tx.now(-20.0)))
+
+
 def test_a_bell_nobody_answered_is_rung_again_once_a_while(database: Database) -> None:
     key_id = new_key(database)
+    for name in ("w1", "w2"):
+        _worker(database, name)
     silent, fresh = submitted(database, key_id), submitted(database, key_id)
     queue_up(database, silent.id, fresh.id)
-    with database.write() as tx:
-        tx.execute(update(jobs).where(jobs.c.id == silent.id).values(rung_at=tx.now(-20.0)))
-        assert [job.id for job in queueing.unanswered(tx, 15.0)] == [silent.id]
-    with database.write() as tx:
-        assert queueing.unanswered(tx, 15.0) == []
+    _long_silent(database, silent.id)
+    assert _rung_again(database) == [silent.id]
+    assert _rung_again(database) == []
     assert look(database, silent.id).state is State.QUEUED
 
 
 def test_only_queued_jobs_are_rung_again(database: Database) -> None:
     key_id = new_key(database)
+    _worker(database, "free")
     for state in State:
-        job = brought(database, key_id, state)
-        with database.write() as tx:
-            tx.execute(update(jobs).where(jobs.c.id == job.id).values(rung_at=tx.now(-100.0)))
-    with database.write() as tx:
-        assert [job.state for job in queueing.unanswered(tx, 15.0)] == [State.QUEUED]
+        _long_silent(database, brought(database, key_id, state).id)
+    assert [look(database, job_id).state for job_id in _rung_again(database)] == [State.QUEUED]
 
 
 def test_bells_are_rung_again_in_the_order_of_the_queue(database: Database) -> None:
     key_id = new_key(database)
+    _worker(database, "w1")
     slow = submitted(database, key_id, priority="batch")
     quick = submitted(database, key_id, priority="interactive")
     queue_up(database, slow.id, quick.id)
+    _long_silent(database, slow.id, quick.id)
+    assert _rung_again(database) == [quick.id]
+    assert _rung_again(database) == [slow.id]
+
+
+def test_as_many_are_rung_again_as_workers_of_the_lane_are_free(database: Database) -> None:
+    """While all are busy a bell would only be a claim in vain for each of them later."""
+    key_id = new_key(database)
+    ids = [submitted(database, key_id).id for _ in range(5)]
+    queue_up(database, *ids)
+    _long_silent(database, *ids)
+    assert _rung_again(database) == [], "nobody is there"
+    _worker(database, "busy")
+    claimed(database, ids[0], "busy")
+    _worker(database, "of another lane", "gpu")
+    assert _rung_again(database) == [], "everybody is busy"
+    for name in ("free", "also free", "paused"):
+        _worker(database, name)
     with database.write() as tx:
-        tx.execute(update(jobs).values(rung_at=tx.now(-100.0)))
-        assert [job.id for job in queueing.unanswered(tx, 15.0, limit=1)] == [quick.id]
+        processes.order(tx, "paused", "pause")
+    assert _rung_again(database) == ids[1:3]
+    assert _rung_again(database) == ids[3:]
 
 
 # --- Claims -----------------------------------------------------------------------------------------------------------

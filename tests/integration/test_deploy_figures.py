@@ -20,11 +20,13 @@ from sqlalchemy import update
 from common.db import processes
 from common.db.engine import Database
 from common.db.keys import Scope
+from common.db.tables import batches as batch_table
 from common.db.tables import jobs as job_table
 from common.db.tables import processes as process_table
+from common.jobs.query import depth
 from common.settings import Settings
 from common.states import State
-from tests import jobs
+from tests import batches, jobs
 from tests.api import Api
 from tests.deployment import DEPLOY, manifests
 from tests.servers.availability import unavailable
@@ -213,11 +215,17 @@ def test_figures_follow_the_service(api: Api) -> None:
 def test_scaling_counts_the_jobs_that_workers_are_for(postgres_database: Database) -> None:
     """KEDA's queries, by a plain client as KEDA has it, on the real tables."""
     key = jobs.new_key(postgres_database)
+    closed = batches.made(postgres_database, key, 5)
+    assert batches.start(postgres_database) is not None
     for state in State:
         jobs.brought(postgres_database, key, state)
     later = jobs.submitted(postgres_database, key)
+    batches.made(postgres_database, key, 2)
     with postgres_database.write() as tx:
         tx.execute(update(job_table).where(job_table.c.id == later.id).values(run_at=tx.now(3600.0)))
+        tx.execute(update(batch_table).where(batch_table.c.id == closed.id).values(open_until=tx.now(-1.0)))
+    with postgres_database.read() as tx:
+        jobs_now = depth(tx)["cpu"]
     counted = {}
     url = postgres_database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as connection:
@@ -226,8 +234,9 @@ def test_scaling_counts_the_jobs_that_workers_are_for(postgres_database: Databas
                 (trigger,) = manifest["spec"]["triggers"]
                 row = connection.execute(trigger["metadata"]["query"]).fetchone()
                 counted[manifest["metadata"]["name"]] = row and row[0]
-    # Waiting, queued and running; neither what has ended nor what is not yet due.
-    assert counted == {"worker-cpu": 3, "worker-gpu": 0}
+    # Waiting, queued and running; neither what has ended, nor what is not yet due or waits for its window.
+    assert counted == {"worker-cpu": jobs_now["waiting"] + jobs_now["queued"] + jobs_now["running"], "worker-gpu": 0}
+    assert (jobs_now["running"], jobs_now["later"], counted["worker-cpu"]) == (2, 5, 6)
 
 
 def test_prometheus_gets_in_with_an_admins_key(tmp_path: Path, sqlite_database: Database) -> None:

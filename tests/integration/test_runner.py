@@ -79,13 +79,25 @@ def test_blocks_are_swept_after_success(house: House, runner: Runner, scheduler:
     assert house.files(f"jobs/{job.id}/1/")
 
 
-def test_a_named_bell_claims_only_that_job_and_only_once(house: House, runner: Runner, episode: Path) -> None:
+def test_a_bell_says_that_there_is_work_and_starts_no_job_twice(house: House, runner: Runner, episode: Path) -> None:
     upload = house.upload(episode)
     first, second = house.submit(input={"upload": upload}), house.submit(input={"upload": upload})
     assert runner.run(second.id)
-    assert house.job(first.id).state is State.QUEUED
-    assert not runner.run(second.id)
-    assert house.job(second.id).attempt == 1
+    assert house.job(second.id).state is State.QUEUED
+    assert runner.run(second.id)
+    assert not runner.run(first.id)
+    assert [house.job(job.id).attempt for job in (first, second)] == [1, 1]
+
+
+def test_a_worker_goes_on_with_the_engine_it_has_loaded(house: House, runner: Runner, episode: Path) -> None:
+    upload = house.upload(episode)
+    house.submit(input={"upload": upload})
+    assert runner.run()
+    other, loaded = house.submit("slow", input={"upload": upload}), house.submit(input={"upload": upload})
+    assert runner.run(other.id)
+    assert (house.job(loaded.id).state, house.job(other.id).state) == (State.SUCCEEDED, State.QUEUED)
+    assert runner.run(loaded.id)
+    assert house.job(other.id).state is State.SUCCEEDED
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.servers.redis import PrivateRedis
 @pytest.fixture
 def house(tmp_path: Path, sqlite_url: str, private_redis: PrivateRedis) -> Iterator[House]:
     """Bells that are lost stay lost here: no scheduler rings again."""
-    made = House(tmp_path / "home", sqlite_url, broker_url=private_redis.url)
+    made = House(tmp_path / "home", sqlite_url, broker_url=private_redis.url, release_ahead=3)
     yield made
     made.database.dispose()
 
@@ -46,6 +46,22 @@ def takers(house: House) -> list[str]:
 def test_a_rung_job_runs_to_its_result(house: House, worker: ServerProcess, minute: Path) -> None:
     job = house.submit(input={"upload": house.upload(minute)})
     assert house.ended(job.id).state is State.SUCCEEDED, worker.log_tail()
+
+
+def test_a_job_passed_over_for_what_is_loaded_is_found_by_the_others_bell(
+    house: House, worker: ServerProcess, minute: Path, tmp_path: Path
+) -> None:
+    """Three jobs, three bells, and nobody to ring again: the first bell leads to the second job."""
+    short = media.write(tmp_path / "short.wav", media.signal(16_000, 1, 3.0, "noise"), 16_000)
+    running = house.submit("slow", input={"upload": house.upload(minute)})
+    house.reached(running.id, State.RUNNING)
+    upload = house.upload(short)
+    passed_over = house.submit("fast", input={"upload": upload})
+    preferred = [house.submit("slow", input={"upload": upload}) for _ in range(2)]
+    ended = [house.ended(job.id) for job in (*preferred, passed_over)]
+    assert [(job.state, job.attempt) for job in ended] == [(State.SUCCEEDED, 1)] * 3, worker.log_tail()
+    started = [job.started_at for job in ended if job.started_at is not None]
+    assert len(started) == 3 and started == sorted(started)
 
 
 def test_sigterm_gives_the_running_job_back_at_its_blocks_end(
