@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from api import schemas
 from common.batches.planning import Plan
-from common.forecast import Estimate
+from common.engines import Kind
+from common.forecast import Estimate, Why
 from common.jobs.batch import Batch, Reject
 from common.jobs.outlook import Outlook
 from common.jobs.schedules import Schedule, Tick
 from common.presets import Preset
 from common.states import State
+
+HINTS = {
+    Why.NO_CARDS: "No worker that takes such jobs is there. Start one; nightshift doctor tells what is wrong.",
+    Why.NOT_MEASURED: "No job of this engine has finished yet. Run one first, a batch of one item for instance.",
+    Why.LENGTHS_UNKNOWN: "Nothing tells how long the audio is. Run one job first: its length then stands for others.",
+    Why.BEYOND_HORIZON: "It would take more than ten years. Give it more workers, or a longer window.",
+}
 
 
 def batch_view(
@@ -52,6 +60,8 @@ def batch_view(
         open=batch.open_until is not None and batch.open_until > now,
         changes_at=batch.changes_at,
         deadline=batch.deadline,
+        risk=None if batch.over else batch.risk,
+        audio=_audio(batch),
         on_error=batch.on_error,
         weight=batch.weight,
         callback_url=batch.callback["url"] if batch.callback else None,
@@ -64,6 +74,13 @@ def batch_view(
     )
 
 
+def _audio(batch: Batch) -> schemas.BatchAudio | None:
+    if batch.template["work"].get("kind") == Kind.SEGMENTATION:
+        return None
+    left = 0 if batch.over else batch.total - batch.ended
+    return schemas.BatchAudio(done=batch.audio_done, left=max(0.0, batch.length), unknown=max(0, left - batch.lengths))
+
+
 def _forecast(outlook: Outlook) -> schemas.BatchForecast:
     found = outlook.forecast
     return schemas.BatchForecast(
@@ -73,8 +90,13 @@ def _forecast(outlook: Outlook) -> schemas.BatchForecast:
         worker_seconds=_share(found.card_seconds),
         closes=found.closes,
         by_close=_share(found.by_close) if found.by_close is not None else None,
+        nights=found.nights,
+        workers={lane: int(cards) for lane, cards in outlook.cards.items()},
         risk=outlook.risk,
-        missing=[schemas.ForecastMissing(why=one.why, engine=one.engine, lane=one.lane) for one in found.missing],
+        missing=[
+            schemas.ForecastMissing(why=one.why, engine=one.engine, lane=one.lane, hint=HINTS[one.why])
+            for one in found.missing
+        ],
     )
 
 
@@ -103,6 +125,9 @@ def plan_view(plan: Plan) -> schemas.Plan:
         window=plan.window,
         opens_at=plan.opens_at,
         first_window_seconds=plan.first_window_seconds,
+        deadline=plan.deadline,
+        results=schemas.PlanResults(**plan.results._asdict()) if plan.results is not None else None,
+        forecast=_forecast(plan.outlook) if plan.outlook is not None else None,
     )
 
 
@@ -127,6 +152,7 @@ def schedule_view(schedule: Schedule) -> schemas.Schedule:
         missed=schedule.missed,
         paused=schedule.paused,
         batch=dict(schedule.batch),
+        deadline_after=timedelta(seconds=schedule.deadline_after) if schedule.deadline_after is not None else None,
         next_at=None if schedule.paused else schedule.next_at,
         created_at=schedule.created_at,
         updated_at=schedule.updated_at,

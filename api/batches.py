@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from flask import Response, request, stream_with_context, url_for
@@ -179,7 +179,8 @@ def list_batches(query: BatchListQuery) -> Any:
             tx, caller().id, before=before, limit=query.limit + 1, states=query.state, schedule_id=query.schedule
         )
         items, cursor, link = cut("batches", query, found)
-        views = [_view(tx, batch) for batch in items]
+        outlooks = _outlooks(tx, items)
+        views = [_view(tx, batch, outlooks.get(batch.id)) for batch in items]
     return schemas.BatchPage(items=views, next=cursor), 200, link
 
 
@@ -408,11 +409,16 @@ def _fill() -> None:
 def _answer(batch_id: str) -> schemas.Batch:
     with service().database.read() as tx:
         batch = _find(tx, batch_id)
-        found = None
-        if not batch.over:
-            standing = outlook.read(tx, service().settings.alive_seconds, batch.id)
-            found = outlook.of_batch(standing, batch.id)
-        return _view(tx, batch, found)
+        return _view(tx, batch, _outlooks(tx, [batch]).get(batch_id))
+
+
+def _outlooks(tx: Tx, found: Sequence[Batch]) -> dict[str, Outlook]:
+    """Of those that are not over. How things stand is read once for all of them."""
+    ids = [batch.id for batch in found if not batch.over]
+    if not ids:
+        return {}
+    standing = outlook.read(tx, service().settings.alive_seconds, ids)
+    return {batch_id: one for batch_id in ids if (one := outlook.of_batch(standing, batch_id)) is not None}
 
 
 def _view(tx: Tx, batch: Batch, found: Outlook | None = None) -> schemas.Batch:

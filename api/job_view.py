@@ -41,6 +41,7 @@ def job_view(job: Job, queue: schemas.Queue | None = None) -> schemas.Job:
         warnings=[schemas.Warning(**warning) for warning in result.get("warnings", [])],
         metrics=result.get("metrics"),
         deadline=job.deadline,
+        risk=job.risk if job.started_at is None and not job.terminal else None,
         run_at=job.run_at,
         created_at=job.created_at,
         started_at=job.started_at,

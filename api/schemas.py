@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -142,6 +142,9 @@ class Job(Model):
     warnings: list[Warning]
     metrics: dict[str, Any] | None
     deadline: datetime | None
+    risk: Risk | None = Field(
+        description="Of not starting by the deadline, as was told last; of jobs outside of batches, until they start"
+    )
     run_at: datetime = Field(description="Not started before: a retry waits until then")
     created_at: datetime
     started_at: datetime | None
@@ -418,6 +421,7 @@ class ForecastMissing(Model):
     why: Why
     engine: str
     lane: str
+    hint: str = Field(description="What to do about it")
 
 
 class BatchForecast(Model):
@@ -430,8 +434,19 @@ class BatchForecast(Model):
     worker_seconds: Share = Field(description="What is left takes, of all workers together")
     closes: datetime | None = Field(description="When its window closes that is open, or opens next")
     by_close: Share | None = Field(description="Share of what is left that is done by then, 0 to 1")
+    nights: int | None = Field(description="How often its window is open until the likely end")
+    workers: dict[str, int] = Field(description="Workers that take such jobs, by lane: on `gpu`, each is a card")
     risk: Risk | None = Field(description="Of missing the deadline")
     missing: list[ForecastMissing]
+
+
+class BatchAudio(Model):
+    """Seconds of audio. done: of the jobs that succeeded, as they were found.  left: of those that have not ended, as
+    their source says, which says nothing of `unknown` of them."""
+
+    done: float
+    left: float
+    unknown: int
 
 
 class Batch(Model):
@@ -453,6 +468,8 @@ class Batch(Model):
     open: bool = Field(description="Whether its jobs may start now")
     changes_at: datetime | None = Field(description="When its window opens or closes next")
     deadline: datetime | None
+    risk: Risk | None = Field(description="Of missing the deadline, as was told last; null before, and when it is over")
+    audio: BatchAudio | None = Field(description="Null for pictures")
     on_error: OnError
     weight: float
     callback_url: str | None
@@ -461,7 +478,9 @@ class Batch(Model):
     created_at: datetime
     finished_at: datetime | None
     updated_at: datetime
-    forecast: BatchForecast | None = Field(None, description="Of a batch asked for by itself, while it is not over")
+    forecast: BatchForecast | None = Field(
+        None, description="While it is not over; of one that is paused, as if it went on"
+    )
 
 
 class BatchPage(Page[Batch]):
@@ -474,6 +493,13 @@ class Rejected(Model):
     item: int
     source: str | None = Field(description="What it is, in short")
     error: JobError
+
+
+class PlanResults(Model):
+    """How large the results will be. jobs: finished ones of the engine and format that tell it; 0: a rule of thumb."""
+
+    bytes: int | None = Field(description="Null where it cannot be told")
+    jobs: int
 
 
 class Plan(Model):
@@ -491,6 +517,9 @@ class Plan(Model):
     window: str | None
     opens_at: datetime | None = Field(description="When its jobs may start; null: at once")
     first_window_seconds: float | None = Field(description="How long that window is open; null without one")
+    deadline: datetime | None
+    results: PlanResults | None = Field(description="Null where there are no jobs")
+    forecast: BatchForecast | None = Field(description="As if it were started now; null where there are no jobs")
 
 
 class BatchItem(Job):
@@ -531,6 +560,7 @@ class Schedule(Model):
     missed: Missed
     paused: bool
     batch: dict[str, Any] = Field(description="The request that each tick makes a batch of")
+    deadline_after: timedelta | None = Field(description="From a tick to the deadline of its batch; null: it has none")
     next_at: datetime | None = Field(description="Its next tick; null while it is paused")
     created_at: datetime
     updated_at: datetime

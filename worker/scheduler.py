@@ -21,7 +21,7 @@ from common.batches.intake import Intake
 from common.db.engine import Database
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import batches, finish, queueing, schedules, sweep
+from common.jobs import batches, deadlines, finish, queueing, schedules, sweep
 from common.jobs.queueing import Bell
 from common.queue import Ringer, open_ringer
 from common.settings import Settings
@@ -35,6 +35,7 @@ PRUNE_SECONDS = 300.0
 # No upload takes longer than this; what is older was left by a writer that died.
 ABANDONED_SECONDS = 2 * 86400.0
 SWEEP_SECONDS = 5.0
+DEADLINES_SECONDS = 60.0
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Scheduler:
         return [
             Chore("prepare", self._settings.tick_seconds, self.prepare),
             Chore("cancel", self._settings.tick_seconds, self.cancel),
+            Chore("deadlines", DEADLINES_SECONDS, self.warn),
         ]
 
     def release(self) -> int:
@@ -136,6 +138,16 @@ class Scheduler:
         for batch_id in ids:
             cancelled += cancel_all(self._database, batch_id)
         return cancelled
+
+    def warn(self) -> int:
+        """Tells of deadlines that the forecast passes, and of those that it does not pass any more."""
+        with self._database.read() as tx:
+            found = deadlines.look(tx, self._settings.alive_seconds)
+        told = 0
+        for one in found:
+            with self._database.write() as tx:
+                told += deadlines.tell(tx, one)
+        return told
 
     def ring_again(self) -> int:
         with self._database.write() as tx:

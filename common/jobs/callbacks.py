@@ -73,8 +73,12 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
-def message(job: Job, at: datetime) -> str:
-    """The body: type, timestamp, data, as Standard Webhooks has it. Never media; over 20 kB outputs are left out."""
+def message(job: Job, at: datetime, event: str | None = None, **more: Any) -> str:
+    """The body: type, timestamp, data, as Standard Webhooks has it. Never media; over 20 kB outputs are left out.
+
+    event: None: the state it has come into.  more: members of its data.
+    """
+    event = f"job.{event or job.state}"
     data: dict[str, Any] = {
         "id": job.id,
         "kind": job.kind,
@@ -85,18 +89,19 @@ def message(job: Job, at: datetime) -> str:
         "metadata": job.request.get("metadata") or {},
         "error": dict(job.error) if job.error else None,
         "outputs": _outputs(job.result),
+        **more,
     }
-    body = _dumps(job, at, data)
+    body = _dumps(event, at, data)
     if len(body.encode()) >= MAX_BODY_BYTES:
-        body = _dumps(job, at, {**data, "outputs": None, "truncated": True})
+        body = _dumps(event, at, {**data, "outputs": None, "truncated": True})
     if len(body.encode()) >= MAX_BODY_BYTES:
         error = {"code": (job.error or {}).get("code")} if job.error else None
-        body = _dumps(job, at, {**data, "outputs": None, "metadata": {}, "error": error, "truncated": True})
+        body = _dumps(event, at, {**data, "outputs": None, "metadata": {}, "error": error, "truncated": True})
     return body
 
 
-def _dumps(job: Job, at: datetime, data: Mapping[str, Any]) -> str:
-    body = {"type": f"job.{job.state}", "timestamp": at.isoformat().replace("+00:00", "Z"), "data": data}
+def _dumps(event: str, at: datetime, data: Mapping[str, Any]) -> str:
+    body = {"type": event, "timestamp": at.isoformat().replace("+00:00", "Z"), "data": data}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
 
 

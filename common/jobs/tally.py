@@ -89,11 +89,13 @@ def settle(tx: Tx, batch: Batch) -> Batch:
 
 @dataclass
 class _Counted:
-    """lengths: how many of them have an expected length.  length: seconds of these together."""
+    """lengths: how many of them have an expected length.  length: seconds of these together.
+    done: seconds of audio of those that succeeded, as their workers found it."""
 
     states: Counter[State] = field(default_factory=Counter)
     lengths: int = 0
     length: float = 0.0
+    done: float = 0.0
 
 
 def _by_batch(jobs: Iterable[Job]) -> list[tuple[str, _Counted]]:
@@ -105,6 +107,7 @@ def _by_batch(jobs: Iterable[Job]) -> list[tuple[str, _Counted]]:
             counted.states[job.state] += 1
             counted.lengths += job.expected is not None
             counted.length += job.expected or 0.0
+            counted.done += (job.length or 0.0) if job.state is State.SUCCEEDED else 0.0
     return sorted(found.items(), key=lambda item: item[0])
 
 
@@ -113,6 +116,8 @@ def _count(tx: Tx, batch_id: str, counted: _Counted, sign: int) -> Batch:
     if counted.lengths:
         moved["lengths"] = batches.c.lengths - sign * counted.lengths
         moved["length"] = batches.c.length - sign * counted.length
+    if counted.done:
+        moved["audio_done"] = batches.c.audio_done + sign * counted.done
     row = tx.execute(
         update(batches).where(batches.c.id == batch_id).values(**moved, updated_at=tx.now()).returning(batches)
     ).one()
@@ -150,8 +155,8 @@ def _tell(tx: Tx, batch: Batch, event: str) -> None:
         callbacks.put(tx, batch.key_id, url, f"batch.{event}", body, batch_id=batch.id)
 
 
-def message(batch: Batch, event: str, at: datetime) -> str:
-    """The body of a callback: type, timestamp, data, as Standard Webhooks has it."""
+def message(batch: Batch, event: str, at: datetime, **more: Any) -> str:
+    """The body of a callback: type, timestamp, data, as Standard Webhooks has it. more: members of its data."""
     counts = ("total", "rejected", "skipped", "succeeded", "failed", "cancelled", "expired")
     data = {
         "id": batch.id,
@@ -161,6 +166,7 @@ def message(batch: Batch, event: str, at: datetime) -> str:
         "error": dict(batch.error) if batch.error else None,
         "counts": {name: getattr(batch, name) for name in counts},
         "percent": round(100 * batch.ended / batch.total, 1) if batch.total else 100.0,
+        **more,
     }
     body = {"type": event, "timestamp": at.isoformat().replace("+00:00", "Z"), "data": data}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 from common.db import keys
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
-from common.jobs import batches, finish, query, queueing, running, submit, sweep
+from common.jobs import batches, deadlines, finish, query, queueing, running, submit, sweep
 from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
 from common.states import State
@@ -152,6 +152,7 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "ring again": (lambda tx, key: queueing.unanswered(tx, 15.0), "ix_jobs_claim"),
     "expired leases": (lambda tx, key: sweep.expired_leases(tx), "ix_jobs_lease"),
     "expire": (lambda tx, key: finish.expire(tx), "ix_jobs_deadline"),
+    "deadlines": (lambda tx, key: deadlines._jobs(tx), "ix_jobs_deadline"),
     "first page": (lambda tx, key: query.page(tx, key, Filter(), before=None, limit=50), "ix_jobs_list"),
     "a later page": (lambda tx, key: query.page(tx, key, Filter(), before="job_w1020000", limit=50), "ix_jobs_list"),
     "a page of failures": (
