@@ -42,8 +42,8 @@ def _hint(missing: Mapping[str, Any]) -> str:
 
 
 def end(told: Mapping[str, Any]) -> str:
-    """The likely end and its interval alone."""
-    return f"done {show.when(told['likely'])}{_between(told)}" if told["likely"] else forecast(told)
+    """The likely end and its interval alone; empty where nobody knows."""
+    return f"done {show.when(told['likely'])}{_between(told)}" if told["likely"] else ""
 
 
 def _between(told: Mapping[str, Any]) -> str:
@@ -132,16 +132,12 @@ def started(batch: Batch) -> None:
     told += [f"{counts[name]} {name}" for name in ("skipped", "rejected") if counts[name]]
     show.notes.print(f"{batch.state}: {', '.join(told)}")
     if batch.body["forecast"]:
-        show.notes.print(forecast(batch.body["forecast"]), markup=False, soft_wrap=True)
-        _note_risk(batch)
+        show.notes.print(f"forecast: {forecast(batch.body['forecast'])}", markup=False, soft_wrap=True)
+        if warning := at_risk(batch):
+            show.notes.print(warning, soft_wrap=True)
     if batch.body["error"]:
         show.notes.print(f"{batch.body['error']['code']}: {batch.body['error']['message']}", markup=False)
     show.out.print(batch.id)
-
-
-def _note_risk(batch: Batch) -> None:
-    if warning := at_risk(batch):
-        show.notes.print(warning, soft_wrap=True)
 
 
 def at_risk(batch: Batch) -> Text:

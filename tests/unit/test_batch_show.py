@@ -17,6 +17,8 @@ from nightshift.cli.batch_show import RATE_SECONDS, Rate
 from nightshift.client import Client, Job
 
 HOUR = timedelta(hours=1)
+# Never asked: what is shown is what was read before.
+CLIENT = Client("http://127.0.0.1:9", "key")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,7 @@ def forecast(**members: Any) -> dict[str, Any]:
 def batch(**members: Any) -> Batch:
     counts = dict.fromkeys(("total", "rejected", "skipped", "running", "failed", "cancelled", "expired"), 0)
     return Batch(
-        Client("http://127.0.0.1:9", "key"),
+        CLIENT,
         {
             "id": "bat_1", "name": "archive", "state": "active", "open": True, "deadline": None, "risk": None,
             "forecast": None, "audio": {"done": 0.0, "left": 0.0, "unknown": 0}, **members,
@@ -71,7 +73,9 @@ def test_what_is_not_known_comes_with_what_to_do() -> None:
     missing = [{"why": "not_measured", "engine": "hdemucs", "lane": "gpu", "hint": "Run one."}]
     assert "--count 1" in batch_show.forecast(forecast(missing=missing, likely=None))
     missing = [{"why": "no_cards", "engine": "hdemucs", "lane": "gpu", "hint": "Start a worker."}]
-    assert batch_show.end(forecast(missing=missing, likely=None)) == "not known: hdemucs: Start a worker."
+    untold = forecast(missing=missing, likely=None)
+    assert batch_show.forecast(untold) == "not known: hdemucs: Start a worker."
+    assert batch_show.end(untold) == ""
 
 
 def test_instants_are_the_user_s_and_near_ones_are_short() -> None:
@@ -154,7 +158,7 @@ def test_the_board_shows_all_there_is_to_see() -> None:
     )  # fmt: skip
     progress = {"phase": "separate", "block": 3, "blocks": 12, "percent": 25.0, "eta_seconds": 130.0}
     job = Job(
-        Client("http://127.0.0.1:9", "key"),
+        CLIENT,
         {"id": "job_1", "item": 4, "state": "running", "metadata": {"title": "Pilot [1]"}, "progress": progress},
     )
     drawn = _drawn(batch_show.board(found, rate, [job]))
