@@ -249,9 +249,9 @@ def test_a_job_on_a_free_card_starts_now(database: Database, key_id: str) -> Non
     job = submitted(database, key_id, deadline=(NOON + timedelta(minutes=1)).isoformat())
     (found,) = _found(database)
     assert found.risk is Risk.ON_TIME and found.forecast is not None and found.forecast.latest == NOON
-    claimed(database, submitted(database, key_id).id, worker="card")
+    claimed(database, submitted(database, new_key(database)).id, worker="card")
     (found,) = _found(database)
-    assert found.risk is Risk.LATE, "the card has six minutes to do"
+    assert found.risk is Risk.LATE, "somebody else's job has the card for six minutes"
     with database.write() as tx:
         deadlines.tell(tx, found)
         finish.cancel(tx, job.id)
