@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from api import schemas
 from common.batches.planning import Plan
-from common.forecast import Estimate
+from common.engines import Kind
+from common.forecast import Estimate, Why
 from common.jobs.batch import Batch, Reject
 from common.jobs.outlook import Outlook
 from common.jobs.schedules import Schedule, Tick
 from common.presets import Preset
 from common.retention import Retention
 from common.states import State
+
+HINTS = {
+    Why.NO_CARDS: "No worker that takes such jobs is there. Start one; nightshift doctor tells what is wrong.",
+    Why.NOT_MEASURED: "No job of this engine has finished yet. Run one first, a batch of one item for instance.",
+    Why.LENGTHS_UNKNOWN: "Nothing tells how long the audio is. Run one job first: its length then stands for others.",
+    Why.BEYOND_HORIZON: "It would take more than ten years. Give it more workers, or a longer window.",
+}
 
 
 def batch_view(
@@ -56,6 +64,8 @@ def batch_view(
         changes_at=batch.changes_at,
         held_until=None if batch.over else held_until,
         deadline=batch.deadline,
+        risk=None if batch.over else batch.risk,
+        audio=_audio(batch),
         on_error=batch.on_error,
         weight=batch.weight,
         callback_url=batch.callback["url"] if batch.callback else None,
@@ -71,6 +81,13 @@ def batch_view(
     )
 
 
+def _audio(batch: Batch) -> schemas.BatchAudio | None:
+    if batch.template["work"].get("kind") == Kind.SEGMENTATION:
+        return None
+    left = 0 if batch.over else batch.total - batch.ended
+    return schemas.BatchAudio(done=batch.audio_done, left=max(0.0, batch.length), unknown=max(0, left - batch.lengths))
+
+
 def _forecast(outlook: Outlook) -> schemas.BatchForecast:
     found = outlook.forecast
     return schemas.BatchForecast(
@@ -80,8 +97,13 @@ def _forecast(outlook: Outlook) -> schemas.BatchForecast:
         worker_seconds=_share(found.card_seconds),
         closes=found.closes,
         by_close=_share(found.by_close) if found.by_close is not None else None,
+        nights=found.nights,
+        workers={lane: int(cards) for lane, cards in outlook.cards.items()},
         risk=outlook.risk,
-        missing=[schemas.ForecastMissing(why=one.why, engine=one.engine, lane=one.lane) for one in found.missing],
+        missing=[
+            schemas.ForecastMissing(why=one.why, engine=one.engine, lane=one.lane, hint=HINTS[one.why])
+            for one in found.missing
+        ],
     )
 
 
@@ -111,6 +133,9 @@ def plan_view(plan: Plan) -> schemas.Plan:
         window=plan.window,
         opens_at=plan.opens_at,
         first_window_seconds=plan.first_window_seconds,
+        deadline=plan.deadline,
+        results=schemas.PlanResults(**plan.results._asdict()) if plan.results is not None else None,
+        forecast=_forecast(plan.outlook) if plan.outlook is not None else None,
     )
 
 
@@ -135,6 +160,7 @@ def schedule_view(schedule: Schedule) -> schemas.Schedule:
         missed=schedule.missed,
         paused=schedule.paused,
         batch=dict(schedule.batch),
+        deadline_after=timedelta(seconds=schedule.deadline_after) if schedule.deadline_after is not None else None,
         next_at=None if schedule.paused else schedule.next_at,
         created_at=schedule.created_at,
         updated_at=schedule.updated_at,

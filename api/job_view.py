@@ -48,6 +48,7 @@ def job_view(
         delivery=_delivery(transfer) if transfer is not None else None,
         cached_from=cached_view(result),
         deadline=job.deadline,
+        risk=job.risk if job.started_at is None and not job.terminal else None,
         run_at=job.run_at,
         created_at=job.created_at,
         started_at=job.started_at,

@@ -43,7 +43,7 @@ def create_schedule(body: ScheduleRequest) -> Any:
     bucket too, a batch takes what no earlier one took."""
     clock = _checked(body)
     with service().database.write() as tx:
-        made = schedules.create(tx, caller().id, body.name, clock, body.missed, _kept(body))
+        made = schedules.create(tx, caller().id, body.name, clock, body.missed, _kept(body), _after(body))
     return schedule_view(made), 201, {"Location": url_for("schedules.get_schedule", schedule_id=made.id)}
 
 
@@ -91,7 +91,8 @@ def replace_schedule(schedule_id: str, body: ScheduleRequest) -> Any:
     clock = _checked(body)
     with service().database.write() as tx:
         _find(tx, schedule_id)
-        return schedule_view(schedules.replace(tx, schedule_id, body.name, clock, body.missed, _kept(body)))
+        changed = schedules.replace(tx, schedule_id, body.name, clock, body.missed, _kept(body), _after(body))
+        return schedule_view(changed)
 
 
 @resource.operation(
@@ -175,6 +176,13 @@ def _checked(body: ScheduleRequest) -> Cron:
             hint="Give rss or s3; items and manifests would be the same at every tick.",
             pointer="/batch",
         )
+    if body.batch.deadline is not None:
+        raise NightshiftError(
+            "invalid_request",
+            "One deadline cannot be that of every night's batch.",
+            hint="Give the schedule deadline_after instead: how long after each tick its batch is to be done.",
+            pointer="/batch/deadline",
+        )
     intake = Intake(service().settings, service().database, service().store)
     try:
         intake.check(body.batch)
@@ -187,6 +195,10 @@ def _checked(body: ScheduleRequest) -> Cron:
 
 def _kept(body: ScheduleRequest) -> dict[str, Any]:
     return body.batch.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+
+
+def _after(body: ScheduleRequest) -> float | None:
+    return body.deadline_after.total_seconds() if body.deadline_after is not None else None
 
 
 def _find(tx: Tx, schedule_id: str) -> Schedule:

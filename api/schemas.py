@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -169,6 +169,9 @@ class Job(Model):
         description="The job whose result this one took over, because its content, parameters and engine were the same"
     )
     deadline: datetime | None
+    risk: Risk | None = Field(
+        description="Of not starting by the deadline, as was told last; of jobs outside of batches, until they start"
+    )
     run_at: datetime = Field(description="Not started before: a retry waits until then")
     created_at: datetime
     started_at: datetime | None
@@ -476,6 +479,7 @@ class ForecastMissing(Model):
     why: Why
     engine: str
     lane: str
+    hint: str = Field(description="What to do about it")
 
 
 class BatchForecast(Model):
@@ -488,6 +492,8 @@ class BatchForecast(Model):
     worker_seconds: Share = Field(description="What is left takes, of all workers together")
     closes: datetime | None = Field(description="When its window closes that is open, or opens next")
     by_close: Share | None = Field(description="Share of what is left that is done by then, 0 to 1")
+    nights: int | None = Field(description="How often its window is open until the likely end")
+    workers: dict[str, int] = Field(description="Workers that take such jobs, by lane: on `gpu`, each is a card")
     risk: Risk | None = Field(description="Of missing the deadline")
     missing: list[ForecastMissing]
 
@@ -501,6 +507,15 @@ class BatchDelivery(Model):
     pending: int
     done: int
     failed: int = Field(description="`errors.jsonl` says why")
+
+
+class BatchAudio(Model):
+    """Seconds of audio. done: of the jobs that succeeded, as they were found.  left: of those that have not ended, as
+    their source says, which says nothing of `unknown` of them."""
+
+    done: float
+    left: float
+    unknown: int
 
 
 class Batch(Model):
@@ -525,6 +540,8 @@ class Batch(Model):
         description="Its key has used its hours of audio of today, and nothing more of it starts until then"
     )
     deadline: datetime | None
+    risk: Risk | None = Field(description="Of missing the deadline, as was told last; null before, and when it is over")
+    audio: BatchAudio | None = Field(description="Null for pictures")
     on_error: OnError
     weight: float
     callback_url: str | None
@@ -538,7 +555,9 @@ class Batch(Model):
     )
     warned_at: datetime | None = Field(description="When its owner was told of that")
     updated_at: datetime
-    forecast: BatchForecast | None = Field(None, description="Of a batch asked for by itself, while it is not over")
+    forecast: BatchForecast | None = Field(
+        None, description="While it is not over; of one that is paused, as if it went on"
+    )
 
 
 class BatchPage(Page[Batch]):
@@ -551,6 +570,13 @@ class Rejected(Model):
     item: int
     source: str | None = Field(description="What it is, in short")
     error: JobError
+
+
+class PlanResults(Model):
+    """How large the results will be. jobs: finished ones of the engine and format that tell it; 0: a rule of thumb."""
+
+    bytes: int | None = Field(description="Null where it cannot be told")
+    jobs: int
 
 
 class Plan(Model):
@@ -569,6 +595,9 @@ class Plan(Model):
     window: str | None
     opens_at: datetime | None = Field(description="When its jobs may start; null: at once")
     first_window_seconds: float | None = Field(description="How long that window is open; null without one")
+    deadline: datetime | None
+    results: PlanResults | None = Field(description="Null where there are no jobs")
+    forecast: BatchForecast | None = Field(description="As if it were started now; null where there are no jobs")
 
 
 class BatchItem(Job):
@@ -611,6 +640,7 @@ class Schedule(Model):
     missed: Missed
     paused: bool
     batch: dict[str, Any] = Field(description="The request that each tick makes a batch of")
+    deadline_after: timedelta | None = Field(description="From a tick to the deadline of its batch; null: it has none")
     next_at: datetime | None = Field(description="Its next tick; null while it is paused")
     created_at: datetime
     updated_at: datetime

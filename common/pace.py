@@ -32,9 +32,6 @@ class Claimant:
     windows: Windows | None = None
     urgent: bool = False
 
-    def is_open(self, at: datetime) -> bool:
-        return self.windows is None or self.windows.is_open(at)
-
 
 class Stretch(NamedTuple):
     """From `begins` to `ends` (None: without end) one's own work has `share` of the cards, 0 to 1."""
@@ -44,6 +41,22 @@ class Stretch(NamedTuple):
     share: float
 
 
+class _Gate:
+    """Whether windows are open, as time goes on; they are looked up again only where they have changed."""
+
+    def __init__(self, windows: Windows | None) -> None:
+        self._windows = windows
+        self._changes: datetime | None = None
+        self.open = True
+
+    def move(self, at: datetime) -> datetime | None:
+        """To a later instant; gives the next one at which they change."""
+        if self._windows is not None and (self._changes is None or at >= self._changes):
+            self.open = self._windows.is_open(at)
+            self._changes = self._windows.next_change(at)
+        return self._changes
+
+
 class Pace:
     """The pace of `own` work among `rivals`. own.seconds does not matter: it is taken to last."""
 
@@ -51,6 +64,13 @@ class Pace:
         self._now = now.astimezone(UTC)
         self._own = own
         self._rivals = [rival for rival in rivals if rival.seconds > 0]
+        # Two batches with the same window open and close together: they have one gate.
+        gates = {str(one.windows): _Gate(one.windows) for one in (own, *self._rivals)}
+        self._gates = [gates[str(one.windows)] for one in self._rivals]
+        self._own_gate = gates[str(own.windows)]
+        # Followed once, as far as anybody asks.
+        self._known: list[Stretch] = []
+        self._rest = self._follow()
 
     def after(self, seconds: float, horizon: timedelta) -> datetime | None:
         """When it will have had all the cards' time of `seconds`; None beyond the horizon."""
@@ -84,14 +104,18 @@ class Pace:
         return begins + timedelta(seconds=seconds) if seconds < left.total_seconds() else None
 
     def _stretches(self) -> Iterator[Stretch]:
+        yield from self._known
+        for stretch in self._rest:
+            self._known.append(stretch)
+            yield stretch
+
+    def _follow(self) -> Iterator[Stretch]:
         """Until no rival has work left; the last one has no end, and is one's own alone."""
         at, left = self._now, {i: rival.seconds for i, rival in enumerate(self._rivals)}
         while left and at - self._now < _FAR:
-            rates = self._rates(at, left)
-            waiting = [self._own, *(self._rivals[i] for i in left)]
-            # Two batches with the same window change at the same time: each text is looked up once.
-            windows = {str(one.windows): one.windows for one in waiting if one.windows is not None}
-            changes = [change for one in windows.values() if (change := one.next_change(at)) is not None]
+            gates = {self._own_gate, *(self._gates[i] for i in left)}
+            changes = [change for gate in gates if (change := gate.move(at)) is not None]
+            rates = self._rates(left)
             changes += [at + timedelta(seconds=left[i] / rates[i]) for i in left if rates.get(i)]
             ends = min(changes, default=None)
             if ends is None:
@@ -104,14 +128,16 @@ class Pace:
             at = ends
         yield Stretch(at, None, 1.0)
 
-    def _rates(self, at: datetime, left: dict[int, float]) -> dict[int | None, float]:
+    def _rates(self, left: dict[int, float]) -> dict[int | None, float]:
         """The share of each that is open; None stands for one's own work."""
-        there: dict[int | None, Claimant] = {i: self._rivals[i] for i in left if self._rivals[i].is_open(at)}
-        if self._own.is_open(at):
+        there: dict[int | None, Claimant] = {i: self._rivals[i] for i in left if self._gates[i].open}
+        if self._own_gate.open:
             there[None] = self._own
         if any(one.urgent for one in there.values()):
             there = {i: one for i, one in there.items() if one.urgent}
         keys = {one.key_id: one.key_weight for one in there.values()}
-        within = {key: sum(one.weight for one in there.values() if one.key_id == key) for key in keys}
+        within = dict.fromkeys(keys, 0.0)
+        for one in there.values():
+            within[one.key_id] += one.weight
         whole = sum(keys.values())
         return {i: one.key_weight / whole * one.weight / within[one.key_id] for i, one in there.items()}

@@ -22,7 +22,7 @@ from common.db import usage
 from common.db.engine import Database
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import batches, expiry, finish, queueing, schedules, sweep
+from common.jobs import batches, deadlines, expiry, finish, queueing, schedules, sweep
 from common.jobs.queueing import Bell
 from common.queue import Ringer, open_ringer
 from common.settings import Settings
@@ -35,6 +35,7 @@ _log = log.get(__name__)
 PRUNE_SECONDS = 300.0
 SWEEP_SECONDS = 5.0
 FOLD_SECONDS = 10.0
+DEADLINES_SECONDS = 60.0
 
 
 @dataclass
@@ -87,7 +88,8 @@ class Scheduler:
         return [
             Chore("prepare", self._settings.tick_seconds, self.prepare),
             Chore("cancel", self._settings.tick_seconds, self.cancel),
-            Chore("warn", PRUNE_SECONDS, self.warn),
+            Chore("warn of deletion", PRUNE_SECONDS, self.warn_of_deletion),
+            Chore("warn of deadlines", DEADLINES_SECONDS, self.warn_of_deadlines),
         ]
 
     def release(self) -> int:
@@ -145,6 +147,16 @@ class Scheduler:
             cancelled += cancel_all(self._database, batch_id)
         return cancelled
 
+    def warn_of_deadlines(self) -> int:
+        """Tells of deadlines that the forecast passes, and of those that it does not pass any more."""
+        with self._database.read() as tx:
+            found = deadlines.look(tx, self._settings.alive_seconds)
+        told = 0
+        for one in found:
+            with self._database.write() as tx:
+                told += deadlines.tell(tx, one)
+        return told
+
     def ring_again(self) -> int:
         with self._database.write() as tx:
             stale = queueing.unanswered(tx, self._settings.rering_seconds, self._settings.alive_seconds)
@@ -198,7 +210,7 @@ class Scheduler:
         with self._database.write() as tx:
             return usage.fold(tx)
 
-    def warn(self) -> int:
+    def warn_of_deletion(self) -> int:
         """Tells of what will be deleted soon, step by step."""
         keep = self._settings.retention
         if not keep.warning_seconds:

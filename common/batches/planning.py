@@ -8,14 +8,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import BinaryIO
 
-from common.batches import sources
+from common.batches import expected, sources
+from common.batches.expected import Expected, Form, Measured, Results
 from common.batches.intake import Intake, Judge, source_of
 from common.batches.sources import Harvest
 from common.batches.template import Template
 from common.db import uploads
 from common.errors import NightshiftError
-from common.jobs import batches
+from common.jobs import batches, outlook, speeds
 from common.jobs.batches import CHUNK, Entry
+from common.jobs.outlook import Outlook
+from common.jobs.speeds import Lane
 from common.naming import Template as Naming
 from common.params.batch import BatchRequest, BatchWork
 
@@ -26,7 +29,9 @@ NAMES = 5
 @dataclass
 class Plan:
     """seconds, bytes: of the media of those items whose source says; known: of how many.  rejects: the first ones.
-    target: where the first of `names` would be delivered to."""
+    target: where the first of `names` would be delivered to.
+    outlook: as if it were started now, among all that waits.  results: their size; both None where there are no jobs.
+    """
 
     name: str
     jobs: int = 0
@@ -42,6 +47,9 @@ class Plan:
     window: str | None = None
     opens_at: datetime | None = None
     first_window_seconds: float | None = None
+    deadline: datetime | None = None
+    outlook: Outlook | None = None
+    results: Results | None = None
 
 
 def plan(intake: Intake, key_id: str, request: BatchWork, body: BinaryIO | None = None) -> Plan:
@@ -49,7 +57,7 @@ def plan(intake: Intake, key_id: str, request: BatchWork, body: BinaryIO | None 
     source does."""
     intake.check(request)
     template = intake.template(key_id, request)
-    made = Plan(template.work["batch"])
+    made, wanted = Plan(template.work["batch"], deadline=request.deadline), Expected()
     judge = Judge(intake, key_id, template)
     marks: set[str] = set()
     harvest = _harvest(intake, key_id, request, template, body)
@@ -68,11 +76,32 @@ def plan(intake: Intake, key_id: str, request: BatchWork, body: BinaryIO | None 
                 made.jobs += 1
                 _add(made, found)
                 _name(made, template, entry)
+                assert entry.request is not None
+                wanted.add(entry.request, found.seconds)
     made.skipped += harvest.skipped
     if request.deliver is not None and made.names:
         made.target = request.deliver.to + made.names[0]
     _window(made, intake, request)
+    if made.jobs:
+        _foretell(made, intake, key_id, request, wanted)
     return made
+
+
+def _foretell(plan: Plan, intake: Intake, key_id: str, request: BatchWork, wanted: Expected) -> None:
+    work = wanted.work()
+    lanes: list[Lane] = [(one.engine, one.lane) for one in work]
+    with intake.database.read() as tx:
+        plan.outlook = outlook.planned(
+            tx, intake.settings.alive_seconds, key_id, work, weight=request.weight, windows=request.window,
+            urgent=request.priority == "interactive", deadline=request.deadline,
+        )  # fmt: skip
+        typical = {lane: speed.mean for lane, speed in speeds.speeds(tx, lanes).items()}
+        done = {lane: speeds.finished(tx, lane) for lane in lanes}
+
+    def measure(lane: Lane, form: Form) -> Measured | None:
+        return expected.measured(done[lane], form)
+
+    plan.results = wanted.results(measure, typical)
 
 
 def _harvest(

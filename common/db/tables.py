@@ -39,6 +39,10 @@ INTERACTIVE, BATCH = 10, 0
 PRIORITIES = {"interactive": INTERACTIVE, "batch": BATCH}
 
 
+RISK_KNOWN = "risk IN ('on_time', 'at_risk', 'late')"
+RISK_DATED = "(risk IS NULL) = (risk_at IS NULL)"
+
+
 def among(column: str, states: frozenset[State]) -> str:
     """The condition that a column holds one of the states, as text."""
     return f"{column} IN ({', '.join(repr(str(s)) for s in sorted(states))})"
@@ -82,6 +86,8 @@ jobs = Table(
     Column("reason", Text, nullable=False),
     Column("run_at", Timestamp, nullable=False, comment="Not released before"),
     Column("deadline", Timestamp),
+    Column("risk", Text, comment="Of not starting by its deadline, as last told; NULL: nothing was found yet"),
+    Column("risk_at", Timestamp, comment="When that was told"),
     Column("upstream", Text, comment="The job whose output this one still waits for"),
     Column("attempt", Integer, nullable=False, server_default="0", comment="Fencing number, one per claim"),
     Column("failures", Integer, nullable=False, server_default="0", comment="Attempts that failed; yields are none"),
@@ -122,6 +128,8 @@ jobs = Table(
     CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
     CheckConstraint("(batch_id IS NULL) = (batch_item IS NULL)", name="item_of_a_batch"),
     CheckConstraint("work_seconds IS NULL OR (length > 0 AND work_seconds > 0)", name="speed_positive"),
+    CheckConstraint(RISK_KNOWN, name="risk_known"),
+    CheckConstraint(RISK_DATED, name="risk_dated"),
     Index(
         "ix_jobs_claim",
         text("priority DESC"),
@@ -265,6 +273,8 @@ batches = Table(
     Column("open_until", Timestamp, comment="Its jobs may start and go on until then; NULL: not now"),
     Column("changes_at", Timestamp, comment="When its window opens or closes next"),
     Column("deadline", Timestamp),
+    Column("risk", Text, comment="Of missing its deadline, as last told; NULL: nothing was found yet"),
+    Column("risk_at", Timestamp, comment="When that was told"),
     Column("on_error", Text, nullable=False),
     Column("weight", Float, nullable=False, server_default="1"),
     Column("callback", Json),
@@ -280,6 +290,7 @@ batches = Table(
     Column("lengths", Integer, nullable=False, server_default="0", comment="Unfinished jobs whose length is expected"),
     Column("length", Float, nullable=False, server_default="0", comment="Of these together, seconds of audio"),
     Column("longest", Float, nullable=False, server_default="0", comment="Of any of its jobs, as expected"),
+    Column("audio_done", Float, nullable=False, server_default="0", comment="Seconds, of the jobs that succeeded"),
     Column("intake_until", Timestamp, comment="Somebody takes its items in until then"),
     Column("intake_failures", Integer, nullable=False, server_default="0"),
     Column("error", Json),
@@ -304,6 +315,8 @@ batches = Table(
     CheckConstraint("state = 'active' OR open_until IS NULL", name="open_is_active"),
     CheckConstraint("on_error IN ('skip', 'stop')", name="on_error_known"),
     CheckConstraint("weight > 0", name="weight_positive"),
+    CheckConstraint(RISK_KNOWN, name="risk_known"),
+    CheckConstraint(RISK_DATED, name="risk_dated"),
     CheckConstraint("succeeded >= 0 AND failed >= 0 AND cancelled >= 0 AND expired >= 0", name="counts_are_counts"),
     CheckConstraint("succeeded + failed + cancelled + expired <= total", name="ends_within_total"),
     CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_error"),
@@ -408,6 +421,7 @@ schedules = Table(
     Column("cron", Text, nullable=False),
     Column("timezone", Text, nullable=False),
     Column("missed", Text, nullable=False, comment="What becomes of ticks nobody acted on: once or skip"),
+    Column("deadline_after", Float, comment="Of its batches: seconds after the tick; NULL: they have no deadline"),
     Column("batch", Json, nullable=False, comment="The request that each tick makes a batch of"),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("last_tick", Timestamp, nullable=False, comment="Everything up to it has been dealt with"),
@@ -415,6 +429,7 @@ schedules = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
     CheckConstraint("missed IN ('once', 'skip')", name="missed_known"),
+    CheckConstraint("deadline_after > 0", name="deadline_after_tick"),
     Index("ix_schedules_key", "key_id", text("id DESC")),
     Index(
         "ix_schedules_next",

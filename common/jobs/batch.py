@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from common.forecast import Risk
 from common.states import State
 
 
@@ -52,7 +53,7 @@ class OnError(StrEnum):
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch as it stood when it was read.
+    """A batch as it stood when it was read. risk: as it was last told, at risk_at.
 
     delivering, delivered, undelivered: jobs whose results are on their way into the bucket of `deliver`, are there, or
     could not be brought there.
@@ -69,6 +70,8 @@ class Batch:
     open_until: datetime | None
     changes_at: datetime | None
     deadline: datetime | None
+    risk: Risk | None
+    risk_at: datetime | None
     on_error: OnError
     weight: float
     callback: Mapping[str, Any] | None
@@ -84,6 +87,7 @@ class Batch:
     lengths: int
     length: float
     longest: float
+    audio_done: float
     intake_until: datetime | None
     intake_failures: int
     error: Mapping[str, Any] | None
@@ -106,8 +110,9 @@ class Batch:
 
     @classmethod
     def from_mapping(cls, values: Mapping[Any, Any]) -> Batch:
-        known = {"state": BatchState, "reason": BatchReason, "on_error": OnError}
-        return cls(**{**values, **{name: known[name](values[name]) for name in known}})
+        known = {"state": BatchState, "reason": BatchReason, "on_error": OnError, "risk": Risk}
+        given = {name: known[name](values[name]) for name in known if values[name] is not None}
+        return cls(**{**values, **given})
 
     @property
     def over(self) -> bool:

@@ -74,8 +74,10 @@ def _host(url: str) -> str:
 
 
 def message(job: Job, at: datetime, event: str | None = None, **more: Any) -> str:
-    """The body: type, timestamp, data (with `more`), as Standard Webhooks has it. Never media; over 20 kB outputs are
-    left out. event: by default, that the job has ended."""
+    """The body: type, timestamp, data, as Standard Webhooks has it. Never media; over 20 kB outputs are left out.
+
+    event: None: the end it has come to.  more: members of its data.
+    """
     event = event or f"job.{job.state}"
     data: dict[str, Any] = {
         "id": job.id,

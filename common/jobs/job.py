@@ -10,12 +10,13 @@ from typing import Any
 from sqlalchemy import Row
 
 from common.db.tables import INTERACTIVE
+from common.forecast import Risk
 from common.states import TERMINAL, Reason, State
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stood when it was read."""
+    """A job as it stood when it was read. risk: of not starting by its deadline, as it was last told, at risk_at."""
 
     id: str
     key_id: str
@@ -33,6 +34,8 @@ class Job:
     reason: Reason
     run_at: datetime
     deadline: datetime | None
+    risk: Risk | None
+    risk_at: datetime | None
     upstream: str | None
     attempt: int
     failures: int
@@ -64,7 +67,8 @@ class Job:
     @classmethod
     def from_row(cls, row: Row[Any]) -> Job:
         values = dict(row._mapping)
-        return cls(**{**values, "state": State(values["state"]), "reason": Reason(values["reason"])})
+        risk = Risk(values["risk"]) if values["risk"] is not None else None
+        return cls(**{**values, "state": State(values["state"]), "reason": Reason(values["reason"]), "risk": risk})
 
     @property
     def terminal(self) -> bool:

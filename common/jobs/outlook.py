@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
@@ -39,6 +39,8 @@ class Waiting:
     windows: Windows | None = None
     urgent: bool = False
     deadline: datetime | None = None
+    # Of what is paused or still being prepared, a forecast may be wanted; it takes no card from others.
+    active: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Outlook:
-    """risk: of missing the deadline; None where there is none."""
+    """risk: of missing the deadline; None where there is none.  cards: of the lanes that it runs in."""
 
     forecast: Forecast
     risk: Risk | None
+    cards: Mapping[str, float]
 
 
 # --- Pure -------------------------------------------------------------------------------------------------------------
@@ -69,7 +72,9 @@ def outlook(standing: Standing, wanted: Sequence[Waiting]) -> Outlook:
     """The forecast of what is `wanted`, of one batch: a part of what waits, or something that is only planned."""
     own = wanted[0]
     rivals = [
-        one for one in standing.waiting if one not in wanted and (one.batch_id is None or one.batch_id != own.batch_id)
+        one
+        for one in standing.waiting
+        if one.active and one not in wanted and (one.batch_id is None or one.batch_id != own.batch_id)
     ]
     paces = {}
     for lane, cards in standing.cards.items():
@@ -77,7 +82,8 @@ def outlook(standing: Standing, wanted: Sequence[Waiting]) -> Outlook:
         paces[lane] = Pace(standing.now, _claimant(own, 0.0), claims)
     work = [one.work for one in wanted]
     found = forecast(standing.now, work, standing.speeds, standing.cards, own.windows, paces)
-    return Outlook(found, found.risk(own.deadline) if own.deadline is not None else None)
+    there = {one.lane: standing.cards.get(one.lane, 0.0) for one in work if one.jobs + one.unknown}
+    return Outlook(found, found.risk(own.deadline) if own.deadline is not None else None, there)
 
 
 def of_batch(standing: Standing, batch_id: str) -> Outlook | None:
@@ -100,10 +106,10 @@ def _claimant(one: Waiting, seconds: float) -> Claimant:
 # --- Read -------------------------------------------------------------------------------------------------------------
 
 
-def read(tx: Tx, alive_seconds: float, batch_id: str | None = None, engines: Iterable[Lane] = ()) -> Standing:
-    """How things stand. batch_id: reckoned with also where it is paused or still being prepared.
+def read(tx: Tx, alive_seconds: float, also: Collection[str] = (), engines: Iterable[Lane] = ()) -> Standing:
+    """How things stand. also: batches of which a forecast is wanted where they are paused or still being prepared too.
     engines: those whose speed is wanted beside those that wait."""
-    found = [*_batches(tx, batch_id), *_outside(tx)]
+    found = [*_batches(tx, also), *_outside(tx)]
     lanes = {(one.work.engine, one.work.lane) for one in found} | set(engines)
     known = speeds.speeds(tx, lanes)
     counted: dict[str, float] = {}
@@ -113,12 +119,22 @@ def read(tx: Tx, alive_seconds: float, batch_id: str | None = None, engines: Ite
     return Standing(tx.instant(), known, counted, [_typical(one, known) for one in found])
 
 
-def _batches(tx: Tx, batch_id: str | None) -> list[Waiting]:
-    states = [BatchState.ACTIVE]
+def planned(
+    tx: Tx, alive_seconds: float, key_id: str, work: Sequence[Work], *, weight: float = 1.0,
+    windows: Windows | None = None, urgent: bool = False, deadline: datetime | None = None,
+) -> Outlook:  # fmt: skip
+    """Of a batch that is not made yet, as if it were started now."""
+    standing = read(tx, alive_seconds, engines=[(one.engine, one.lane) for one in work])
+    key_weight = tx.execute(select(keys.c.weight).where(keys.c.id == key_id)).scalar_one()
+    wanted = [Waiting(key_id, key_weight, weight, one, None, windows, urgent, deadline) for one in work]
+    return outlook(standing, [_typical(one, standing.speeds) for one in wanted])
+
+
+def _batches(tx: Tx, also: Collection[str]) -> list[Waiting]:
     rows = tx.execute(
         select(batches, keys.c.weight.label("key_weight"))
         .join(keys, keys.c.id == batches.c.key_id)
-        .where(batches.c.finished_at.is_(None), batches.c.state.in_(states) | (batches.c.id == (batch_id or "")))
+        .where(batches.c.finished_at.is_(None), (batches.c.state == BatchState.ACTIVE) | batches.c.id.in_(sorted(also)))
         .order_by(batches.c.id)
     ).all()
     begun = _begun(tx)
@@ -144,7 +160,10 @@ def _batches(tx: Tx, batch_id: str | None) -> list[Waiting]:
         )  # fmt: skip
         windows = Windows.parse(batch.window) if batch.window is not None else None
         urgent = of.priority >= INTERACTIVE
-        found.append(Waiting(batch.key_id, weight, batch.weight, work, batch.id, windows, urgent, batch.deadline))
+        active = batch.state is BatchState.ACTIVE
+        found.append(
+            Waiting(batch.key_id, weight, batch.weight, work, batch.id, windows, urgent, batch.deadline, active)
+        )
     return found
 
 

@@ -37,7 +37,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """last_tick: everything up to it has been dealt with.  batch: the request of each tick's batch."""
+    """last_tick: everything up to it has been dealt with.  batch: the request of each tick's batch.
+    deadline_after: seconds from the tick to its deadline; None: it has none."""
 
     id: str
     key_id: str
@@ -45,6 +46,7 @@ class Schedule:
     cron: str
     timezone: str
     missed: Missed
+    deadline_after: float | None
     batch: Mapping[str, Any]
     paused: bool
     last_tick: datetime
@@ -80,17 +82,22 @@ class Tick:
         return cls(**{**values, "outcome": Outcome(values["outcome"])})
 
 
-Build = Callable[[Schedule], NewBatch]
-"""What a schedule's batch is made of. May raise NightshiftError; runs inside the transaction, so it asks nobody."""
+Build = Callable[[Schedule, datetime], NewBatch]
+"""What the batch of a schedule's tick is made of. May raise NightshiftError; runs inside the transaction, so it asks
+nobody."""
 
 
-def create(tx: Tx, key_id: str, name: str, clock: Cron, missed: Missed, batch: Mapping[str, Any]) -> Schedule:
+def create(
+    tx: Tx, key_id: str, name: str, clock: Cron, missed: Missed, batch: Mapping[str, Any],
+    deadline_after: float | None = None,
+) -> Schedule:  # fmt: skip
     now = tx.instant()
     row = tx.execute(
         insert(schedules)
         .values(
             id=f"sch_{ULID()}", key_id=key_id, name=name, cron=clock.expression, timezone=clock.timezone, missed=missed,
-            batch=dict(batch), last_tick=now, next_at=next(clock.after(now)), created_at=now, updated_at=now,
+            batch=dict(batch), deadline_after=deadline_after, last_tick=now, next_at=next(clock.after(now)),
+            created_at=now, updated_at=now,
         )
         .returning(schedules)
     ).one()  # fmt: skip
@@ -132,20 +139,21 @@ def run_now(tx: Tx, schedule_id: str, build: Build) -> Tick:
     if row is None:
         raise NightshiftError("not_found", "There is no such schedule.")
     schedule = Schedule.from_row(row)
-    batch = _batch(tx, schedule, build)
-    return _keep(tx, schedule, tx.instant(), Outcome.BY_HAND, batch=batch)
+    at = tx.instant()
+    batch = _batch(tx, schedule, at, build)
+    return _keep(tx, schedule, at, Outcome.BY_HAND, batch=batch)
 
 
 def _make(tx: Tx, schedule: Schedule, at: datetime, missed: int, build: Build, outcome: Outcome) -> Tick:
     try:
-        batch = _batch(tx, schedule, build)
+        batch = _batch(tx, schedule, at, build)
     except NightshiftError as error:
         return _keep(tx, schedule, at, Outcome.REFUSED, missed=missed, error=error.as_job_error())
     return _keep(tx, schedule, at, outcome, batch=batch, missed=missed)
 
 
-def _batch(tx: Tx, schedule: Schedule, build: Build) -> Batch:
-    return batches.create(tx, schedule.key_id, build(schedule), schedule_id=schedule.id)[0]
+def _batch(tx: Tx, schedule: Schedule, at: datetime, build: Build) -> Batch:
+    return batches.create(tx, schedule.key_id, build(schedule, at), schedule_id=schedule.id)[0]
 
 
 def _keep(
@@ -178,13 +186,14 @@ def resume(tx: Tx, schedule_id: str) -> Schedule:
 
 
 def replace(
-    tx: Tx, schedule_id: str, name: str, clock: Cron, missed: Missed, batch: Mapping[str, Any]
+    tx: Tx, schedule_id: str, name: str, clock: Cron, missed: Missed, batch: Mapping[str, Any],
+    deadline_after: float | None = None,
 ) -> Schedule:  # fmt: skip
     """Another clock or request, from now on. Raises `not_found`."""
     now = tx.instant()
     return _change(
         tx, schedule_id, name=name, cron=clock.expression, timezone=clock.timezone, missed=missed, batch=dict(batch),
-        last_tick=now, next_at=next(clock.after(now)),
+        deadline_after=deadline_after, last_tick=now, next_at=next(clock.after(now)),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
@@ -13,6 +13,8 @@ from common.forecast import Speed
 
 # So many tell how fast an engine is; older ones may have had other cards, models or settings.
 LATEST = 200
+# So many tell how large results are: whole results are read for it.
+LATEST_RESULTS = 50
 # An attempt that computed less of its job than this tells little of what all of it takes.
 _LEAST_SHARE = 0.5
 
@@ -22,6 +24,14 @@ Lane = tuple[str, str]
 
 LENGTHS = ("audio_seconds", "images")
 """Metrics of a result that tell how much there was to do, the first that is told."""
+
+
+class Done(NamedTuple):
+    """A finished job. length: seconds of audio, or images."""
+
+    request: Mapping[str, Any]
+    result: Mapping[str, Any]
+    length: float
 
 
 def measured(result: Mapping[str, Any]) -> dict[str, float | None]:
@@ -60,6 +70,18 @@ def speeds(tx: Tx, lanes: Iterable[Lane]) -> dict[Lane, Speed]:
         if speed is not None:
             found[engine, lane] = speed
     return found
+
+
+def finished(tx: Tx, of: Lane) -> list[Done]:
+    """The latest jobs of an engine and lane, with their results."""
+    engine, lane = of
+    latest = (
+        select(jobs.c.request, jobs.c.result, jobs.c.length)
+        .where(jobs.c.lane == lane, jobs.c.engine == engine, jobs.c.work_seconds.is_not(None))
+        .order_by(jobs.c.finished_at.desc())
+        .limit(LATEST_RESULTS)
+    )
+    return [Done(row.request, row.result, row.length) for row in tx.execute(latest) if row.result is not None]
 
 
 def heard(tx: Tx, batch_id: str) -> tuple[int, float]:

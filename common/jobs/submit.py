@@ -173,7 +173,7 @@ def _anew(tx: Tx) -> dict[str, Any]:
         "losses": 0, "crashed_at_block": None, "error": None, "finished_at": None, "cancel_requested": False,
         "progress": None, "expiry_told_at": None, "updated_at": tx.now(),
         # One that has passed would end it again at once.
-        "deadline": None,
+        "deadline": None, "risk": None, "risk_at": None,
     }  # fmt: skip
 
 

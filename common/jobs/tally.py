@@ -96,11 +96,13 @@ def delivered(tx: Tx, batch: Batch) -> None:
 
 @dataclass
 class _Counted:
-    """lengths: how many of them have an expected length.  length: seconds of these together."""
+    """lengths: how many of them have an expected length.  length: seconds of these together.
+    done: seconds of audio of those that succeeded, as their workers found it."""
 
     states: Counter[State] = field(default_factory=Counter)
     lengths: int = 0
     length: float = 0.0
+    done: float = 0.0
 
 
 def _by_batch(jobs: Iterable[Job]) -> list[tuple[str, _Counted]]:
@@ -112,6 +114,7 @@ def _by_batch(jobs: Iterable[Job]) -> list[tuple[str, _Counted]]:
             counted.states[job.state] += 1
             counted.lengths += job.expected is not None
             counted.length += job.expected or 0.0
+            counted.done += (job.length or 0.0) if job.state is State.SUCCEEDED else 0.0
     return sorted(found.items(), key=lambda item: item[0])
 
 
@@ -120,6 +123,8 @@ def _count(tx: Tx, batch_id: str, counted: _Counted, sign: int) -> Batch:
     if counted.lengths:
         moved["lengths"] = batches.c.lengths - sign * counted.lengths
         moved["length"] = batches.c.length - sign * counted.length
+    if counted.done:
+        moved["audio_done"] = batches.c.audio_done + sign * counted.done
     row = tx.execute(
         update(batches).where(batches.c.id == batch_id).values(**moved, updated_at=tx.now()).returning(batches)
     ).one()
@@ -158,7 +163,7 @@ def _tell(tx: Tx, batch: Batch, event: str) -> None:
 
 
 def message(batch: Batch, event: str, at: datetime, **more: Any) -> str:
-    """The body of a callback: type, timestamp, data (with `more`), as Standard Webhooks has it."""
+    """The body of a callback: type, timestamp, data, as Standard Webhooks has it. more: members of its data."""
     counts = ("total", "rejected", "skipped", "succeeded", "failed", "cancelled", "expired")
     data = {
         "id": batch.id,

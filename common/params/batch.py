@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
@@ -199,3 +199,9 @@ class ScheduleRequest(Strict):
         Missed.ONCE, description="What becomes of ticks nobody could act on: one batch for all of them, or none"
     )
     batch: BatchRequest
+    deadline_after: timedelta | None = Field(
+        None,
+        gt=timedelta(0),
+        le=timedelta(days=366),
+        description="From a tick to the deadline of its batch: `PT9H`, or seconds",
+    )

@@ -182,7 +182,7 @@ def show_usage(as_json: AsJson = False) -> None:
         ]
         show.table(["", "used", "of"], rows)
         if used["held_until"]:
-            show.out.print(f"Batches wait {show.until(used['held_until'])}: the hours of today are used.")
+            show.out.print(f"Batches wait until {show.when(used['held_until'])}: the hours of today are used.")
 
 
 @key_app.command("list")

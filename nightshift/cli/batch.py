@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
-from rich.table import Table
 
 from nightshift.batches import MEDIA, Batch, Batches
-from nightshift.cli import exits, show
+from nightshift.cli import batch_show, exits, show
+from nightshift.cli.batch_show import Rate
 from nightshift.client import Client
 from nightshift.errors import JobEnded, NightshiftClientError
 
@@ -111,9 +111,17 @@ def _made(plan: bool) -> Callable[..., None]:
             batches = Batches(client)
             asked = _present(request) | _local(batches, client, sources or [], manifest, folder, include)
             if plan:
-                _show_plan(batches.plan(asked), as_json)
+                told = batches.plan(asked)
+                if as_json:
+                    show.as_json(told)
+                else:
+                    batch_show.plan(told)
+                return
+            batch = batches.start(asked, idempotency_key=idempotency_key)
+            if as_json:
+                show.as_json(batch.body)
             else:
-                _show_started(batches.start(asked, idempotency_key=idempotency_key), as_json)
+                batch_show.started(batch)
 
     command.__doc__ = (
         "Say what a batch would be, and make nothing but the uploads that it needs."
@@ -149,46 +157,6 @@ def _local(
     return {}
 
 
-def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        show.as_json(plan)
-        return
-    known = f" (of {plan['seconds_known']})" if plan["seconds_known"] < plan["jobs"] else ""
-    rows = [
-        ("jobs", str(plan["jobs"])),
-        ("length", show.duration(plan["seconds"]) + known if plan["seconds"] is not None else "not known"),
-        ("size", show.size(plan["bytes"]) if plan["bytes"] is not None else "not known"),
-        ("left out", ", ".join(f"{why}: {n}" for why, n in plan["skipped"].items())),
-        ("wrong", str(plan["rejected"] or "")),
-        ("opens", plan["opens_at"] or ("now" if plan["window"] else "")),
-        ("names", plan["names"][0] if plan["names"] else ""),
-        ("delivered", plan["target"] or ""),
-    ]
-    show.table(["", plan["name"]], [row for row in rows if row[1]])
-    for reject in plan["rejects"]:
-        show.out.print(_wrong(reject), soft_wrap=True)
-
-
-def _wrong(line: dict[str, Any]) -> str:
-    error = line["error"]
-    where = f" at {error['pointer']}" if error.get("pointer") else ""
-    named = line.get("title") or line.get("source") or line.get("job") or ""
-    return f"{line['item']}  {named}  {error['code']}{where}: {error['message']}".replace("[", "\\[")
-
-
-def _show_started(batch: Batch, as_json: bool) -> None:
-    if as_json:
-        show.as_json(batch.body)
-        return
-    counts = batch.counts
-    told = [f"{counts['total']} jobs"]
-    told += [f"{counts[name]} {name}" for name in ("skipped", "rejected") if counts[name]]
-    show.notes.print(f"{batch.state}: {', '.join(told)}")
-    if batch.body["error"]:
-        show.notes.print(f"{batch.body['error']['code']}: {batch.body['error']['message']}", markup=False)
-    show.out.print(batch.id)
-
-
 def list_batches(
     state: Annotated[list[str] | None, typer.Option(help="Only batches in this state; may be repeated.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Only batches of this schedule.")] = None,
@@ -205,26 +173,7 @@ def list_batches(
         if as_json:
             show.as_json([batch.body for batch in found])
             return
-        rows = (
-            (
-                batch.id,
-                batch.body["name"],
-                _state(batch),
-                f"{batch.counts['succeeded']}/{batch.counts['total']}",
-                str(batch.counts["failed"] or ""),
-                show.age(batch.body["created_at"]),
-                show.expiry(batch.body),
-            )
-            for batch in found
-        )
-        show.table(["batch", "name", "state", "done", "failed", "age", ""], rows)
-
-
-def _state(batch: Batch) -> str:
-    if batch.body["held_until"] and batch.state == "active":
-        return f"waits for its key's quota {show.until(batch.body['held_until'])}"
-    closed = batch.state == "active" and not batch.body["open"]
-    return "waits for its window" if closed else batch.state
+        batch_show.listed(found)
 
 
 def watch(
@@ -236,45 +185,22 @@ def watch(
     """Follow a batch to its end. Exits with 1 where an item has no result, or one that could not be delivered."""
     with exits.told(as_json), Client() as client:
         batch = Batches(client).get(batch_id)
-        began, before = time.monotonic(), batch.counts["succeeded"]
-        last: dict[str, Any] = {}
+        rate, last = Rate(), {}
         with Live(console=show.notes, auto_refresh=False, transient=True) as live:
             for seen in batch.follow(timeout, poll):
+                rate.add(time.monotonic(), seen)
                 if as_json:
                     show.line_of_json(seen.body)
                 elif show.notes.is_terminal:
-                    rate = (seen.counts["succeeded"] - before) / max(1e-9, time.monotonic() - began) * 3600
-                    live.update(_board(seen, rate), refresh=True)
-                elif (told := {"state": _state(seen), **seen.counts, "delivery": seen.body["delivery"]}) != last:
+                    running = seen.items(state=["running"]) if seen.counts["running"] else ()
+                    live.update(batch_show.board(seen, rate, running), refresh=True)
+                elif (told := batch_show.standing(seen)) != last:
                     last = told
-                    show.notes.print(f"{seen.id}: {_line(seen)}", soft_wrap=True)
+                    show.notes.print(f"{seen.id}: {batch_show.news(seen, rate)}", soft_wrap=True)
         if not as_json:
-            show.out.print(f"{batch.id} {batch.state}: {_line(batch)}", soft_wrap=True)
+            show.out.print(f"{batch.id} {batch.state}: {batch_show.line(batch)}", soft_wrap=True)
         if not batch.flawless:
             raise JobEnded(batch.id, f"{batch.state}, not all of it with a result", batch.body["error"])
-
-
-def _line(batch: Batch) -> str:
-    counts = batch.counts
-    shown = [f"{counts['succeeded']} of {counts['total']} done"]
-    shown += [
-        f"{counts[name]} {name}" for name in ("running", "failed", "cancelled", "expired", "rejected") if counts[name]
-    ]
-    delivery = batch.body["delivery"]
-    if delivery:
-        told = (("delivered", "done"), ("to be delivered", "pending"), ("not delivered", "failed"))
-        shown += [f"{delivery[name]} {word}" for word, name in told if delivery[name]]
-    return f"{_state(batch)}, {', '.join(shown)}"
-
-
-def _board(batch: Batch, rate: float) -> Table:
-    """What happens now, for a terminal."""
-    board = Table(box=None, pad_edge=False, show_header=False)
-    board.add_row(batch.body["name"], f"{_line(batch)}, {rate:.0f} an hour")
-    if batch.counts["running"]:
-        for job in batch.items(state=["running"]):
-            board.add_row(str(job.body["item"]), f"{job.body['metadata'].get('title', job.id)}  {show.progress(job)}")
-    return board
 
 
 def pause(batch_id: BatchId, as_json: AsJson = False) -> None:
@@ -310,7 +236,7 @@ def _steer(batch_id: str, as_json: bool, do: Callable[[Batch], Batch]) -> None:
         if as_json:
             show.as_json(batch.body)
             return
-        show.out.print(f"{batch.id} {batch.state}: {_line(batch)}", soft_wrap=True)
+        show.out.print(f"{batch.id} {batch.state}: {batch_show.line(batch)}", soft_wrap=True)
 
 
 def errors(batch_id: BatchId, as_json: AsJson = False) -> None:
@@ -320,7 +246,7 @@ def errors(batch_id: BatchId, as_json: AsJson = False) -> None:
             if as_json:
                 show.line_of_json(line)
             else:
-                show.out.print(_wrong(line), soft_wrap=True)
+                show.out.print(batch_show.wrong(line), soft_wrap=True)
 
 
 def download(

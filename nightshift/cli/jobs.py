@@ -164,7 +164,7 @@ def one_job(
 
 def _held(job: Job) -> str:
     held = (job.body["queue"] or {}).get("held_until")
-    return f"for its key's quota {show.until(held)}" if held else ""
+    return f"for its key's quota until {show.when(held)}" if held else ""
 
 
 def _event(event: dict[str, Any]) -> str:

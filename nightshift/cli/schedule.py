@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from nightshift.cli import exits, show
+from nightshift.cli.batch import (
+    S3,
+    Count,
+    Engine,
+    Exclude,
+    Format,
+    Naming,
+    OnError,
+    OnlyNew,
+    Preset,
+    Prompt,
+    Since,
+    Title,
+    Weight,
+)
 from nightshift.client import Client
+from nightshift.errors import NightshiftClientError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ScheduleId = Annotated[str, typer.Argument(help="A schedule's id.", metavar="SCHEDULE")]
@@ -33,28 +50,44 @@ def create(
     cron: Annotated[str, typer.Option(help="Minute, hour, day of month, month, day of week: '0 21 * * *'.")],
     timezone: Annotated[str, typer.Option(help="Whose clock it is: Europe/Madrid.")],
     rss: Annotated[str | None, typer.Option(help="A podcast's feed; only new episodes are taken.")] = None,
-    s3: Annotated[str | None, typer.Option(help="Objects of a bucket: s3://bucket/ and a prefix or pattern.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Named parameters. See: nightshift preset list.")] = None,
-    engine: Annotated[str | None, typer.Option(help="See: nightshift engines.")] = None,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to separate.")] = None,
-    window: Annotated[str | None, typer.Option(help="When its batches may run.")] = None,
-    naming: Annotated[str | None, typer.Option(help="Names of the results.")] = None,
-    only_new: Annotated[bool | None, typer.Option("--only-new/--all", help="Leave out what was taken before.")] = None,
+    since: Since = None,
+    title: Title = None,
+    count: Count = None,
+    s3: S3 = None,
+    exclude: Exclude = None,
+    preset: Preset = None,
+    engine: Engine = None,
+    prompt: Prompt = None,
+    format: Format = None,
+    window: Annotated[str | None, typer.Option(help="When its batches may run: '22:00-06:00 Europe/Madrid'.")] = None,
+    deadline_after: Annotated[
+        str | None, typer.Option(help="Its batches should be done so long after a tick: 9h, 1d12h, 90m.")
+    ] = None,
+    on_error: OnError = "skip",
+    naming: Naming = None,
+    only_new: OnlyNew = None,
+    weight: Weight = 1.0,
     missed: Annotated[str, typer.Option(help="once or skip: what becomes of ticks nobody could act on.")] = "once",
     callback: Annotated[str | None, typer.Option(help="Address that gets signed POSTs about its batches.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a schedule. Prints its id."""
     with exits.told(as_json), Client() as client:
+        feed = {"url": rss, "since": since.date().isoformat() if since else None, "title": title, "count": count}
+        params: dict[str, Any] = {"prompts": prompt} if prompt else {}
+        if format:
+            params["output"] = {"format": format}
         batch = {
-            "rss": {"url": rss} if rss else None,
-            "s3": {"pattern": s3} if s3 else None,
+            "rss": _given(feed) if rss else None,
+            "s3": _given({"pattern": s3, "exclude": exclude}) if s3 else None,
             "preset": preset,
             "engine": engine,
-            "params": {"prompts": prompt} if prompt else None,
+            "params": params or None,
             "window": window,
+            "on_error": on_error,
             "naming": naming,
             "only_new": only_new,
+            "weight": weight,
             "callback": {"url": callback} if callback else None,
         }
         body = {
@@ -62,7 +95,8 @@ def create(
             "cron": cron,
             "timezone": timezone,
             "missed": missed,
-            "batch": {member: value for member, value in batch.items() if value is not None},
+            "batch": _given(batch),
+            "deadline_after": _seconds(deadline_after) if deadline_after else None,
         }
         made = client.transport.call("POST", "/v1/schedules", body=body)
         if as_json:
@@ -70,6 +104,19 @@ def create(
             return
         show.notes.print(f"next: {made['next_at']}")
         show.out.print(made["id"])
+
+
+def _given(members: dict[str, Any]) -> dict[str, Any]:
+    return {member: value for member, value in members.items() if value is not None}
+
+
+def _seconds(text: str) -> int:
+    """Of `9h`, `1d12h` or `90m`."""
+    found = re.fullmatch(r"(?:(\d{1,3})d)?(?:(\d{1,4})h)?(?:(\d{1,5})m(?:in)?)?", text.strip())
+    days, hours, minutes = (int(number or 0) for number in found.groups()) if found else (0, 0, 0)
+    if not (days or hours or minutes):
+        raise NightshiftClientError(f"--deadline-after is a time like 9h, 1d12h or 90m, not {text}")
+    return (days * 24 + hours) * 3600 + minutes * 60
 
 
 def list_schedules(as_json: AsJson = False) -> None:

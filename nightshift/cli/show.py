@@ -78,9 +78,14 @@ def age(instant: str | None) -> str:
     return duration((datetime.now(UTC) - datetime.fromisoformat(instant)).total_seconds())
 
 
-def until(instant: str) -> str:
-    """`until 2026-03-01 00:00 UTC`."""
-    return f"until {datetime.fromisoformat(instant).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def when(instant: str) -> str:
+    """In the user's own zone: `04:10`, `04:10 tomorrow`, `3 March 04:10`."""
+    at, now = datetime.fromisoformat(instant).astimezone(), datetime.now().astimezone()
+    days = (at.date() - now.date()).days
+    if days in (0, 1):
+        return f"{at:%H:%M}{' tomorrow' if days else ''}"
+    year = f" {at.year}" if at.year != now.year else ""
+    return f"{at.day} {at:%B}{year} {at:%H:%M}"
 
 
 def expiry(body: Mapping[str, Any]) -> str:

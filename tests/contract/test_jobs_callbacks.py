@@ -291,7 +291,7 @@ def test_the_body_stays_below_20_kb(metadata: dict[str, str], outputs: int, erro
 def _plain_job() -> Job:
     return Job(
         id="job_1", key_id="key_1", kind="separation", engine="rnnoise", lane="cpu", batch="b" * 120,
-        batch_id=None,
+        batch_id=None, risk=None, risk_at=None,
         batch_item=None, item=None, expected=None, length=None, work_seconds=None, priority=0,
         request={}, state=State.SUCCEEDED, reason=Reason.DONE, run_at=LONG_AGO, deadline=None, upstream=None, attempt=1,
         failures=0, crashes=0, losses=0, crashed_at_block=None, worker=None, lease_until=None, cancel_requested=False,

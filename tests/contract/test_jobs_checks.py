@@ -65,6 +65,11 @@ JOBS: dict[str, list[tuple[State, Values, Values]]] = {
         (State.SUCCEEDED, {"length": 9.0, "work_seconds": 0.0}, {"length": 9.0, "work_seconds": None}),
     ],
     "running_has_attempt": [(State.RUNNING, {"attempt": 0}, {"attempt": 7})],
+    "risk_known": [(State.WAITING, {"risk": "unknown", "risk_at": NOW}, {"risk": "late", "risk_at": NOW})],
+    "risk_dated": [
+        (State.WAITING, {"risk": "late"}, {"risk": "late", "risk_at": NOW}),
+        (State.WAITING, {"risk_at": NOW}, {"risk": "on_time", "risk_at": NOW}),
+    ],
 }
 
 _VOICE: Values = {"recording": "r", "excerpt": "e", "excerpt_start": 1.0, "excerpt_end": 9.0}
@@ -78,6 +83,7 @@ OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
     (keys, "weight_positive"): [({"weight": 0.0}, {"weight": 0.01}), ({"weight": -1.0}, {"weight": 9.0})],
     (presets, "version_positive"): [({"version": 0}, {"version": 7})],
     (schedules, "missed_known"): [({"missed": "twice"}, {"missed": "skip"})],
+    (schedules, "deadline_after_tick"): [({"deadline_after": 0.0}, {"deadline_after": 1.0})],
     (schedule_ticks, "outcome_known"): [({"outcome": "lost", "batch_id": None}, {"outcome": "by_hand"})],
     (schedule_ticks, "made_has_batch"): [
         ({"batch_id": None}, {"batch_id": None, "outcome": "skipped"}),
@@ -90,6 +96,11 @@ OTHERS: dict[tuple[Table, str], list[tuple[Values, Values]]] = {
     ],
     (batches, "open_is_active"): [({"open_until": NOW}, {"open_until": NOW, "state": "active"})],
     (batches, "on_error_known"): [({"on_error": "cry"}, {"on_error": "stop"})],
+    (batches, "risk_known"): [({"risk": "unknown", "risk_at": NOW}, {"risk": "at_risk", "risk_at": NOW})],
+    (batches, "risk_dated"): [
+        ({"risk": "late"}, {"risk": "late", "risk_at": NOW}),
+        ({"risk_at": NOW}, {"risk": None, "risk_at": None}),
+    ],
     (batches, "weight_positive"): [({"weight": 0.0}, {"weight": 0.01})],
     (batches, "counts_are_counts"): [({"failed": -1, "total": 1}, {"failed": 1, "total": 1})],
     (batches, "ends_within_total"): [({"succeeded": 1, "failed": 1, "total": 1}, {"succeeded": 1, "total": 1})],
@@ -170,7 +181,7 @@ def test_others(database: Database, table: Table, short: str) -> None:
         processes.register(tx, "w1", "worker", lanes=["cpu"])
         preset_rows.put(tx, key_id, "quick", "", {})
         made = schedule_verbs.create(tx, key_id, "nightly", Cron("0 1 * * *", "UTC"), Missed.ONCE, {})
-        schedule_verbs.run_now(tx, made.id, lambda _: NewBatch("nightly", {}, {}, "digest"))
+        schedule_verbs.run_now(tx, made.id, lambda *_: NewBatch("nightly", {}, {}, "digest"))
         tx.execute(insert(transfers).values(_TRANSFER | {"job_id": job.id}))
         voices.create(tx, "voi_1", key_id, name="Ada", consent={}, job_id="job_1", transcription_id=None)
         uploads.create(

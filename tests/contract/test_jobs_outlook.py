@@ -54,7 +54,7 @@ def _cards(database: Database, count: int) -> None:
 
 def _standing(database: Database, batch_id: str | None = None) -> Standing:
     with database.read() as tx:
-        return outlook.read(tx, LEASE, batch_id)
+        return outlook.read(tx, LEASE, [batch_id] if batch_id else ())
 
 
 def _outlook(database: Database, batch: Batch) -> Outlook:

@@ -14,7 +14,7 @@ from common.db import keys, processes
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.db.tables import transfers as rows
-from common.jobs import batches, expiry, finish, query, queueing, quota, running, submit, sweep, transfers
+from common.jobs import batches, deadlines, expiry, finish, query, queueing, quota, running, submit, sweep, transfers
 from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
 from common.quotas import Quotas
@@ -180,6 +180,7 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "expired leases": (lambda tx, key: sweep.expired_leases(tx), "ix_jobs_lease"),
     "expire": (lambda tx, key: finish.expire(tx), "ix_jobs_deadline"),
     "the latest result": (lambda tx, key: query.latest(tx, key, "print"), "ix_jobs_fingerprint"),
+    "deadlines": (lambda tx, key: deadlines._jobs(tx), "ix_jobs_deadline"),
     "first page": (lambda tx, key: query.page(tx, key, Filter(), before=None, limit=50), "ix_jobs_list"),
     "a later page": (lambda tx, key: query.page(tx, key, Filter(), before="job_w1020000", limit=50), "ix_jobs_list"),
     "a page of failures": (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import update
 
+from common.batches.clockwork import batch_of
 from common.cron import Cron, Missed
 from common.db.engine import Database, SimulatedClock
 from common.db.tables import schedules as rows
@@ -28,7 +30,7 @@ def clock(database: Database) -> SimulatedClock:
     return clock
 
 
-def build(schedule: Schedule) -> NewBatch:
+def build(schedule: Schedule, _tick: datetime) -> NewBatch:
     return NewBatch(schedule.name, {"of": schedule.id}, {}, schedule.id)
 
 
@@ -135,7 +137,7 @@ def test_a_request_that_is_wrong_by_now_is_told_and_the_clock_goes_on(
     schedule = nightly(database, new_key(database))
     clock.now += HOUR
 
-    def refuse(_: Schedule) -> NewBatch:
+    def refuse(_: Schedule, _tick: datetime) -> NewBatch:
         raise NightshiftError("unknown_preset", "There is no preset 'gone'.")
 
     with database.write() as tx:
@@ -144,6 +146,23 @@ def test_a_request_that_is_wrong_by_now_is_told_and_the_clock_goes_on(
     assert (done.outcome, (done.error or {})["code"], done.batch_id) == (Outcome.REFUSED, "unknown_preset", None)
     with database.read() as tx:
         assert schedules.due(tx) == []
+
+
+def test_the_deadline_of_a_batch_is_reckoned_from_its_tick(database: Database, clock: SimulatedClock) -> None:
+    """Also where the tick is acted on late, and over a change of the clocks."""
+    body = {"rss": {"url": "https://media.example/feed.xml"}, "params": {"prompts": ["speech"]}}
+    key_id = new_key(database)
+    with database.write() as tx:
+        schedule = schedules.create(
+            tx, key_id, "nightly", Cron("0 21 * * *", "Europe/Madrid"), Missed.ONCE, body, 9 * 3600.0
+        )
+    clock.now += HOUR + timedelta(minutes=3)
+    with database.write() as tx:
+        done = schedules.tick(tx, schedule.id, partial(batch_of, tx))
+        assert done is not None
+        batch = batches.get(tx, done.batch_id or "")
+    assert batch is not None
+    assert (done.tick, batch.deadline) == (SATURDAY + HOUR, SATURDAY + 10 * HOUR)
 
 
 def test_run_now_leaves_the_clock_alone(database: Database, clock: SimulatedClock) -> None:

@@ -81,6 +81,11 @@ def test_a_feed_overnight(up: Up, tmp_path: Path) -> None:
         assert soundfile.info(path).duration == pytest.approx(2.0, abs=0.1)
     again = up.shell("batch", "start", *asked, "--json").json
     assert (again["state"], again["counts"]["total"], again["counts"]["skipped"]) == ("finished", 0, 13)
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    told = " ".join(up.command("batch", "plan", *asked, "--all", "--deadline", in_an_hour).out.split())
+    for words in (r"about [\d.]+ MB, as \d+ finished jobs had them", "worker-minutes on 1 worker: 1 night, done ",
+                  "in time for its deadline"):  # fmt: skip
+        assert re.search(words, told), told
 
 
 def test_a_folder_of_files(up: Up, tmp_path: Path) -> None:
@@ -139,7 +144,9 @@ def test_outside_its_window_a_batch_waits_and_can_be_steered(up: Up, tmp_path: P
         "batch", "start", "--manifest", manifest, "--preset", "podcast-voice", "--window", window, "--json"
     ).json
     assert (batch["open"], batch["counts"]["total"], batch["counts"]["rejected"]) == (False, 3, 1)
-    assert "waits for its window" in up.command("batch", "list").out
+    assert batch["forecast"] is not None
+    listed = up.command("batch", "list").out
+    assert "waits for its window" in listed and "likely end" in listed
     assert "paused" in up.command("batch", "pause", batch["id"]).out
     assert "waits for its window" in up.command("batch", "resume", batch["id"]).out
     assert "cancelled, 0 of 3 done, 3 cancelled, 1 rejected" in up.command("batch", "cancel", batch["id"]).out
@@ -152,7 +159,8 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
     url = _feed(up, tmp_path, "scheduled")
     schedule_id = up.command(
         "schedule", "create", "hourly", "--cron", "*/5 * * * *", "--timezone", "Europe/Madrid", "--rss", url,
-        "--preset", "podcast-voice", "--engine", "fast",
+        "--preset", "podcast-voice", "--engine", "fast", "--count", 50, "--weight", 2, "--on-error", "skip",
+        "--deadline-after", "1d9h",
     ).out.strip()  # fmt: skip
     try:
         batch_id = up.command("schedule", "run", schedule_id).out.strip()
@@ -165,6 +173,10 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
         wait_for(lambda: "made" in up.command("schedule", "show", schedule_id).out)
         wait_for(lambda: "preparing" not in up.command("batch", "list", "--schedule", schedule_id).out)
         found = up.command("batch", "list", "--schedule", schedule_id, "--json").json
+        assert {one["weight"] for one in found} == {2.0}
+        for one in found:
+            after = datetime.fromisoformat(one["deadline"]) - datetime.fromisoformat(one["created_at"])
+            assert timedelta(hours=32.9) < after <= timedelta(hours=33, seconds=1)
         by_id = {one["id"]: one["counts"]["total"] for one in found}
         assert by_id.pop(batch_id) == 12
         assert set(by_id.values()) <= {0}
@@ -172,6 +184,8 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
     finally:
         up.command("schedule", "delete", schedule_id)
     assert schedule_id not in up.command("schedule", "list").out
+    asked = ("schedule", "create", "n", "--cron", "0 1 * * *", "--timezone", "UTC", "--rss", url)
+    assert "9h" in up.command(*asked, "--deadline-after", "soon", status=2).err
 
 
 def test_many_jobs_by_a_filter(up: Up, tmp_path: Path) -> None:

@@ -407,10 +407,13 @@ def test_a_schedule_takes_what_is_new(api: Api, receiver: Receiver) -> None:
     assert (first["schedule"], first["name"], first["counts"]["total"]) == (made.json["id"], "nightly", 1)
     assert first["delivery"]["to"] == "s3://mine/nightly/"
     _feed(receiver, "a", "b")
+    assert api.me.put(address, json={**body, "deadline_after": "PT9H"}).json["deadline_after"] == "PT9H"
     second = api.me.post(f"{address}/run").json["batch"]
     scheduler.prepare()
     counts = api.me.get(f"/v1/batches/{second}").json["counts"]
     assert (counts["total"], counts["skipped"]) == (1, 1)
+    due = datetime.fromisoformat(api.me.get(f"/v1/batches/{second}").json["deadline"])
+    assert abs(due - datetime.now(UTC) - timedelta(hours=9)) < timedelta(minutes=2)
     assert [tick["batch"] for tick in api.me.get(f"{address}/ticks").json["items"]] == [second, first["id"]]
     assert [one["id"] for one in api.me.get(f"/v1/batches?schedule={made.json['id']}").json["items"]] == [
         second, first["id"],
@@ -430,6 +433,11 @@ def test_a_schedule_takes_what_is_new(api: Api, receiver: Receiver) -> None:
         ({"cron": "every day"}, "invalid_schedule", "/cron"),
         ({"timezone": "Middle/Earth"}, "invalid_schedule", "/timezone"),
         ({"batch": {**WORK, "items": _items(1)}}, "invalid_request", "/batch"),
+        (
+            {"batch": {**WORK, "rss": {"url": "https://a.example/"}, "deadline": "2030-01-01T06:00:00Z"}},
+            "invalid_request", "/batch/deadline",
+        ),
+        ({"deadline_after": "-PT1H"}, "invalid_request", "/deadline_after"),
         ({"batch": {"preset": "none", "rss": {"url": "https://a.example/"}}}, "unknown_preset", "/batch/preset"),
     ],
 )  # fmt: skip

@@ -140,7 +140,7 @@ def test_what_ended_says_when_it_goes_and_its_owner_is_warned(api: Api) -> None:
     with api.database.write() as tx:
         for table in (job_rows, batch_rows):
             tx.execute(update(table).where(table.c.finished_at.is_not(None)).values(finished_at=tx.now(-28 * 86400.0)))
-    assert scheduler.warn() == 2 and scheduler.warn() == 0
+    assert scheduler.warn_of_deletion() == 2 and scheduler.warn_of_deletion() == 0
     told = {one["event"]: one for one in me.get("/v1/callbacks").json["items"]}
     assert told["job.expiring"]["job"] == job.id and "batch.expiring" in told
     for path in (f"/v1/jobs/{job.id}", f"/v1/batches/{batch['id']}"):
