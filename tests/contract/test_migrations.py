@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 import migrations
-from common.db import migrate
+from common.db import migrate, usage
 from common.db.engine import Database
 from common.db.tables import metadata
 from tests.servers.postgres import Databases
@@ -127,6 +127,45 @@ def test_down_to_nothing_and_up_again(empty: Database) -> None:
     assert _tables(empty) <= {"alembic_version"}
     migrate.upgrade(empty.url)
     assert _definitions(empty) == before
+
+
+def test_what_was_there_before_the_quotas_is_counted(empty: Database) -> None:
+    config = migrate.config(empty.url)
+    config.attributes["database"] = empty
+    command.upgrade(config, "0001")
+    outputs = '{"outputs": [{"name": "a", "bytes": 700}, {"name": "b", "bytes": 23}, {"name": "old"}]}'
+    one, many = '{"input": {"upload": "u1"}, "inputs": null}', '{"inputs": [{"upload": "u1"}, {"job": "x"}]}'
+    now = "now()" if empty.engine.dialect.name == "postgresql" else "1.0"
+    with empty.write() as tx:
+        tx.execute(text(f"INSERT INTO keys (id, name, hash, scopes, created_at) VALUES ('k', 'k', 'h', '[]', {now})"))
+        for job_id, kind, body in (("j1", "separation", one), ("j2", "segmentation", many), ("j3", "voice", "{}")):
+            tx.execute(
+                text(
+                    "INSERT INTO jobs (id, key_id, kind, engine, lane, priority, request, state, reason, run_at,"
+                    " result, result_attempt, attempt, request_digest, created_at, finished_at, updated_at) VALUES"
+                    f" (:id, 'k', :kind, 'e', 'cpu', 0, :body, 'succeeded', 'done', {now}, :result, 1, 1, '', {now},"
+                    f" {now}, {now})"
+                ),
+                {"id": job_id, "kind": kind, "body": body, "result": outputs},
+            )
+        tx.execute(
+            text(
+                "INSERT INTO uploads (id, key_id, storage_key, filename, content_type, size, state, created_at)"
+                f" VALUES ('u1', 'k', 's', 'f', 'c', 100, 'ready', {now})"
+            )
+        )
+        tx.execute(
+            text(
+                "INSERT INTO voices (id, key_id, name, state, consent, job_id, recording, excerpt, excerpt_start,"
+                f" excerpt_end, created_at) VALUES ('v', 'k', 'v', 'draft', '{{}}', 'j3', 'r', 'e', 0, 1, {now})"
+            )
+        )
+    command.upgrade(config, "head")
+    with empty.read() as tx:
+        assert usage.stored(tx, "k") == 723 + 723 + 723 + 100
+        assert dict(tx.execute(text("SELECT id, stored_bytes FROM jobs")).all()) == {"j1": 723, "j2": 723, "j3": 0}
+        uses = tx.execute(text("SELECT upload_id, job_id FROM upload_uses ORDER BY job_id")).all()
+        assert [tuple(row) for row in uses] == [("u1", "j1"), ("u1", "j2")]
 
 
 def test_several_processes_upgrade_at_once(empty: Database) -> None:
