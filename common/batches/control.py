@@ -21,6 +21,7 @@ def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> 
         cancelled += found
         if not found or time.monotonic() > ends:
             return cancelled
+        database.give_way()
 
 
 @dataclass(frozen=True)
@@ -39,4 +40,5 @@ def retry_failed(database: Database, batch_id: str, default_quota: int) -> Retri
         with database.write() as tx:
             step = batches.retry_some(tx, batch_id, default_quota=default_quota, after=after)
         again, refused, after = again + step.again, refused + step.refused, step.last
+        database.give_way()
     return Retries(again, refused)

@@ -1,7 +1,7 @@
 """The life of a batch: made, its items taken in, opened and closed by its window, steered by its owner.
 
-What touches every job of a batch goes in steps of CHUNK jobs, a transaction each: 100,000 jobs hold nobody up, and who
-finds a batch half-way goes on with it.
+What touches every job of a batch goes in steps of CHUNK or STEP jobs, a transaction each: 100,000 jobs hold nobody up,
+and who finds a batch half-way goes on with it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from common.db.tables import PRIORITIES, batch_rejects, batches, jobs, taken_ite
 from common.errors import NightshiftError
 from common.jobs import events, finish, gate, queueing, submit, tally, upstreams
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError, Reject
-from common.jobs.job import Job
+from common.jobs.job import BRIEF, Brief, Job
 from common.params import Request
 from common.states import Reason, State
 
+# Items taken in at once, and jobs that are steered at once: of these little is read.
 CHUNK = 500
+STEP = 1000
 MAX_INTAKE_FAILURES = 5
 
 
@@ -427,7 +429,7 @@ def to_cancel(tx: Tx, limit: int = 20) -> list[str]:
     return list(tx.execute(query.order_by(batches.c.id).limit(limit)).scalars())
 
 
-def cancel_some(tx: Tx, batch_id: str, limit: int = CHUNK) -> int:
+def cancel_some(tx: Tx, batch_id: str, limit: int = STEP) -> int:
     """Cancels up to `limit` jobs of a batch that is being cancelled, and flags those that run; how many it was.
 
     0: there is nothing left to do; those that run end with their workers' word.
@@ -482,7 +484,7 @@ RETRIED = (State.FAILED, State.EXPIRED)
 
 
 def retry_some(
-    tx: Tx, batch_id: str, *, default_quota: int, states: Sequence[State] = RETRIED, after: int = 0, limit: int = CHUNK
+    tx: Tx, batch_id: str, *, default_quota: int, states: Sequence[State] = RETRIED, after: int = 0, limit: int = STEP
 ) -> Retried:
     """failed, expired -> waiting: up to `limit` jobs after the item `after`. Raises `state_conflict`, `quota_exceeded`.
 
@@ -494,7 +496,7 @@ def retry_some(
     batch = Batch.from_row(row)
     _require(batch, BatchState.ACTIVE, BatchState.PAUSED, BatchState.FINISHED, BatchState.CANCELLED)
     query = (
-        select(jobs)
+        select(*BRIEF)
         .where(
             jobs.c.batch_id == batch_id,
             jobs.c.batch_id.is_not(None),
@@ -505,7 +507,7 @@ def retry_some(
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    before = [Job.from_row(found) for found in tx.execute(query)]
+    before = [Brief.from_row(found) for found in tx.execute(query)]
     if not before:
         return Retried(0, 0, None)
     refused = submit.resubmit_many(tx, batch.key_id, before, default_quota=default_quota)

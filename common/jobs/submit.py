@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
 from common.db import voices
 from common.db.engine import Tx
 from common.db.tables import PRIORITIES, jobs, keys
+from common.engines import Kind
 from common.errors import NightshiftError
 from common.jobs import events, tally, upstreams
-from common.jobs.job import Job
+from common.jobs.job import BRIEF, Brief, Job
 from common.params import Request, parse_request
 from common.states import Reason, State, Verb, sources
 
@@ -119,37 +120,52 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: int) -> Job:
     return job
 
 
-def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Job], *, default_quota: int) -> int:
+def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Brief], *, default_quota: int) -> int:
     """`resubmit` for jobs of a key whose rows are locked; how many were refused, because what they wait for is not
     there. Raises `quota_exceeded` where it does not allow all of them."""
     _, left = quota_left(tx, key_id, default_quota, len(ended))
     if left < len(ended):
         raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
-    requests = {job.id: parse_request(dict(job.request)) for job in ended}
-    refused, plain = 0, []
-    for job in ended:
-        asked = requests[job.id]
-        if not asked.voices() and not any(source.job for source in asked.sources().values()):
-            plain.append(job)
-            continue
+    needy = _needy(tx, [job.id for job in ended])
+    refused = 0
+    for job_id in needy:
         try:
-            resubmit(tx, job.id, default_quota=default_quota)
+            resubmit(tx, job_id, default_quota=default_quota)
         except NightshiftError:
             refused += 1
-    _resubmit_plain(tx, plain)
+    _resubmit_plain(tx, [job for job in ended if job.id not in needy])
     return refused
 
 
-def _resubmit_plain(tx: Tx, ended: Sequence[Job]) -> None:
+# Kinds that may speak in a voice, or name jobs elsewhere than as their input.
+_INVOLVED = (Kind.TTS, Kind.CONVERSATION, Kind.VOICE)
+
+
+def _needy(tx: Tx, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that need more than themselves: a voice, or what another job makes."""
+    perhaps = or_(
+        jobs.c.kind.in_(_INVOLVED),
+        jobs.c.request["input", "job"].as_string().is_not(None),
+        jobs.c.request["inputs"].as_string().is_not(None),
+    )
+    needy = set()
+    for row in tx.execute(select(jobs.c.id, jobs.c.request).where(jobs.c.id.in_(job_ids), perhaps)):
+        asked = parse_request(dict(row.request))
+        if asked.voices() or any(source.job for source in asked.sources().values()):
+            needy.add(row.id)
+    return needy
+
+
+def _resubmit_plain(tx: Tx, ended: Sequence[Brief]) -> None:
     if not ended:
         return
     rows = tx.execute(
         update(jobs)
         .where(jobs.c.id.in_([job.id for job in ended]), jobs.c.state.in_(sources(Verb.RESUBMIT)))
         .values(**_anew(tx))
-        .returning(jobs)
+        .returning(*BRIEF)
     )
-    anew = [Job.from_row(row) for row in rows]
+    anew = [Brief.from_row(row) for row in rows]
     events.changed(tx, *anew)
     ids = {job.id for job in anew}
     tally.again(tx, [job for job in ended if job.id in ids])

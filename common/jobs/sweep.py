@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +109,13 @@ def due_sweeps(tx: Tx, limit: int = 100) -> list[Sweep]:
     return [Sweep(row.id, row.prefix) for row in rows]
 
 
-def swept(tx: Tx, sweep_id: int) -> None:
-    tx.execute(delete(sweeps).where(sweeps.c.id == sweep_id))
+def swept(tx: Tx, sweep_ids: Collection[int]) -> None:
+    tx.execute(delete(sweeps).where(sweeps.c.id.in_(sweep_ids)))
 
 
 def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit: int = 500) -> int:
-    """Deletes jobs and uploads past their keeping, with their files, and forgets old Idempotency-Keys."""
+    """Deletes jobs and uploads past their keeping, with their files, and forgets old Idempotency-Keys; how many rows it
+    was, up to `limit` of each. 0: nothing is left for now."""
     old = [
         row.id
         for row in tx.execute(
@@ -123,15 +125,16 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
             .limit(limit)
         )
     ]
-    for job_id in old:
-        remove(tx, job_id)
+    remove_many(tx, old)
     forgotten = (
         select(jobs.c.id)
         .where(jobs.c.finished_at < tx.now(-idempotency_seconds), jobs.c.idempotency_key.is_not(None))
         .limit(limit)
     )
-    ids = list(tx.execute(forgotten).scalars())
-    tx.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None)).values(idempotency_key=None))
+    nameless = list(tx.execute(forgotten).scalars())
+    tx.execute(
+        update(jobs).where(jobs.c.id.in_(nameless), jobs.c.finished_at.is_not(None)).values(idempotency_key=None)
+    )
     stale = tx.execute(
         select(uploads.c.id, uploads.c.storage_key)
         .where(uploads.c.created_at < tx.now(-retention_seconds))
@@ -144,8 +147,8 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
         .where(callbacks.c.created_at < tx.now(-retention_seconds), callbacks.c.state != "pending")
         .limit(limit)
     )
-    ids = list(tx.execute(told).scalars())
-    tx.execute(delete(callbacks).where(callbacks.c.id.in_(ids), callbacks.c.state != "pending"))
+    messages = list(tx.execute(told).scalars())
+    tx.execute(delete(callbacks).where(callbacks.c.id.in_(messages), callbacks.c.state != "pending"))
     gone = (
         select(batches.c.id)
         .where(
@@ -159,15 +162,23 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
         finish.sweep(tx, layout.batch_folder(batch_id))
     rounds.forget(tx)
     tx.execute(delete(processes).where(processes.c.seen_at < tx.now(-7 * 86400.0)))
-    return len(old) + len(stale)
+    return len(old) + len(nameless) + len(stale) + len(messages)
 
 
 def remove(tx: Tx, job_id: str) -> bool:
     """Deletes a job that has ended, its log and, soon after, its files. False where it has not ended, or runs again."""
-    if tx.execute(delete(jobs).where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None))).rowcount != 1:
-        return False
-    finish.sweep(tx, layout.job_folder(job_id))
-    return True
+    return remove_many(tx, [job_id]) == 1
+
+
+def remove_many(tx: Tx, job_ids: Collection[str]) -> int:
+    """`remove` of several; how many it was."""
+    if not job_ids:
+        return 0
+    ended = delete(jobs).where(jobs.c.id.in_(job_ids), jobs.c.finished_at.is_not(None))
+    gone = tx.execute(ended.returning(jobs.c.id, jobs.c.attempt)).all()
+    # One that never began has no files.
+    finish.sweep_many(tx, [layout.job_folder(row.id) for row in gone if row.attempt])
+    return len(gone)
 
 
 def remove_upload(tx: Tx, upload_id: str, storage_key: str) -> None:
