@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import bindparam, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
@@ -606,7 +606,11 @@ def under_way(tx: Tx, batch_id: str) -> dict[State, int]:
 
 def suffix(tx: Tx, batch_id: str, suffixes: Mapping[int, str]) -> None:
     """Notes what tells the results of these items from others of the same name."""
-    for item, text in suffixes.items():
-        which = (jobs.c.batch_id == batch_id, jobs.c.batch_item == item)
-        fields = tx.execute(select(jobs.c.item).where(*which)).scalar_one()
-        tx.execute(update(jobs).where(*which).values(item={**fields, "suffix": text}))
+    found = select(jobs.c.id, jobs.c.batch_item, jobs.c.item).where(
+        jobs.c.batch_id == batch_id, jobs.c.batch_item.in_(list(suffixes))
+    )
+    rows = [
+        {"this": row.id, "named": {**(row.item or {}), "suffix": suffixes[row.batch_item]}} for row in tx.execute(found)
+    ]
+    if rows:
+        tx.execute(update(jobs).where(jobs.c.id == bindparam("this")).values(item=bindparam("named")), rows)
