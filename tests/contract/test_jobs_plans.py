@@ -14,7 +14,7 @@ from common.db import keys
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.jobs import batches, finish, query, queueing, running, submit, sweep
-from common.jobs.batches import NewBatch
+from common.jobs.batches import STEP, NewBatch
 from common.jobs.query import Filter
 from common.states import State
 from tests.jobs import LEASE, brought, new_key, queue_up, request, submitted
@@ -141,6 +141,11 @@ def _place(tx: Tx, key_id: str) -> None:
     assert [query.ahead(tx, job) for job in (lonely, crowded)] == [0, 1000]
 
 
+def _cancel(tx: Tx, _key_id: str) -> None:
+    batches.cancel(tx, "bat_1")
+    assert batches.cancel_some(tx, "bat_1") == STEP
+
+
 VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "submit": (_submit, "ix_jobs_active"),
     "claim": (lambda tx, key: queueing.claim(tx, "w1", ["cpu"], LEASE), "ix_jobs_claim"),
@@ -172,6 +177,11 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
         lambda tx, key: batches.items(tx, "bat_1", after=0, limit=50, states=(State.FAILED,)),
         # Where few have failed, of all batches, both are as short.
         "ix_jobs_item_state|ix_jobs_unsuccessful",
+    ),
+    "cancel of a batch": (_cancel, "ix_jobs_item_state|ix_jobs_release_batch"),
+    "retry of a batch": (
+        lambda tx, key: batches.retry_some(tx, "bat_1", default_quota=10**6),
+        "ix_jobs_item_state|ix_jobs_unsuccessful|ix_jobs_item",
     ),
     "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),
     "prune": (
