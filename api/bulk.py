@@ -92,6 +92,7 @@ def act_on_jobs(body: BulkRequest) -> Any:
         done, refused, before = done + step.done, refused + step.refused, step.last
         if before is None or time.monotonic() > ends:
             break
+        service().database.give_way()
     bells = []
     for lane in Lane:
         with service().database.write() as tx:

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "dispatch": "what a job's claim and commit cost, against bare Celery",
     "busy": "how much of the time the card computes",
     "pending": "what a million pending jobs cost",
+    "manifest": "what a manifest of 100,000 items costs, from its intake to its cancelling",
     "recovery": "how soon a killed worker's job runs again",
     "memory": "the worker's memory for a long file",
     "decoding": "the sandbox, and channels that are equal",

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import psutil
 
-from bench.memory import peak_mb
+from bench.peak import peak_mb
 
 P = ParamSpec("P")
 R = TypeVar("R")

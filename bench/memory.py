@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from bench import place
 from bench.figures import Figure, Goal, figure
+from bench.peak import peak_mb
 from bench.scale import Scale
 from common.states import State
 from tests.house import House
@@ -92,17 +92,3 @@ def _decodes(process: psutil.Process) -> bool:
         return "worker.media.sandbox" in process.cmdline()
     except psutil.Error:
         return False
-
-
-def peak_mb(process: psutil.Process) -> float:
-    """The highest resident memory since its beginning; where the kernel does not tell it, the present one."""
-    try:
-        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    try:
-        return float(process.memory_info().rss) / 1e6
-    except psutil.NoSuchProcess:
-        return 0.0

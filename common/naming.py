@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import NamedTuple
 
+from common.digests import Digests
 from common.errors import NightshiftError
 from common.storage.keys import MAX_PART_BYTES
 
@@ -52,6 +53,8 @@ _MOST = {"stem": _STEM_BYTES, "ext": 8}
 _SUFFIXES = (0, 8, 16, 32)
 _ROUNDS = 6
 _STEM = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_STEM_BYTES - 1}}}")
+# So that nobody can choose names whose digests crowd together.
+_KEY = secrets.token_bytes(16)
 _NOT_ASCII_WORD = re.compile(r"[^A-Za-z0-9_]+")
 # Letters that show nothing.
 _FILLERS = "\u115f\u1160"
@@ -153,29 +156,42 @@ def fits(name: str) -> bool:
 
 def suffixes(
     template: Template, items: Collection[Item], stems: Sequence[str], ext: str, taken: Iterable[str] = ()
-) -> dict[str, str]:
+) -> Iterator[tuple[str, str]]:
     """The items that need a suffix, by identity; without it, no two names of the batch are the `same`.
 
     items: walked through more than once; identities are distinct.  stems: the outputs of every item, distinct.
-    taken: names that are there already. Memory: some sixty bytes a name, and no more.
+    taken: names that are there already. Memory: some twenty bytes a name, and as much for an item that needs a suffix.
     """
     occupied = frozenset(_digest(name) for name in taken)
-    level: Counter[str] = Counter()
+    levels, least = Digests(), 0
     for turn in range(_ROUNDS + 2):
         if turn == _ROUNDS:
             # Only names chosen to meet get here: each of them costs the same from now on.
-            level = Counter({item.identity: len(_SUFFIXES) - 1 for item in items})
-        seen: set[int] = set(occupied)
-        meet: set[int] = set()
+            least = len(_SUFFIXES) - 1
+        seen, met = Digests(), False
+        for digest in occupied:
+            seen[digest] = 1
         for item in items:
-            for digest in _digests(template, item, stems, ext, level[item.identity]):
-                (meet if digest in seen else seen).add(digest)
-        if not meet:
-            return {identity: _suffix(identity, of) for identity, of in level.items() if of}
+            level = max(least, levels[_digest_of(item.identity)])
+            for digest in _digests(template, item, stems, ext, level):
+                times = seen[digest]
+                met = met or times > 0
+                seen[digest] = min(times + 1, 2)
+        if not met:
+            return _suffixed(items, levels, least)
         for item in items:
-            if not meet.isdisjoint(_digests(template, item, stems, ext, level[item.identity])):
-                level[item.identity] = min(level[item.identity] + 1, len(_SUFFIXES) - 1)
+            identity = _digest_of(item.identity)
+            level = max(least, levels[identity])
+            if any(seen[digest] > 1 for digest in _digests(template, item, stems, ext, level)):
+                levels[identity] = min(level + 1, len(_SUFFIXES) - 1)
     raise ValueError("two items have the same identity, or two stems the same name")
+
+
+def _suffixed(items: Collection[Item], levels: Digests, least: int) -> Iterator[tuple[str, str]]:
+    for item in items:
+        level = max(least, levels[_digest_of(item.identity)])
+        if level:
+            yield item.identity, _suffix(item.identity, level)
 
 
 def _digests(template: Template, item: Item, stems: Sequence[str], ext: str, level: int) -> list[int]:
@@ -184,7 +200,12 @@ def _digests(template: Template, item: Item, stems: Sequence[str], ext: str, lev
 
 
 def _digest(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(same(name).encode(), digest_size=8).digest(), "big")
+    return _digest_of(same(name))
+
+
+def _digest_of(text: str) -> int:
+    hashed = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=_KEY)
+    return int.from_bytes(hashed.digest(), "big")
 
 
 def _suffix(identity: str, level: int) -> str:

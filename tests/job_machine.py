@@ -274,7 +274,7 @@ class Machine(RuleBasedStateMachine):
         more = {"on_error": OnError.STOP if stop else OnError.SKIP}
         new = NewBatch("nightly", {}, {}, "digest", callback={"url": RECEIVER} if callback else None, **more)
         made, _ = self._do(set(), lambda tx: batches.create(tx, self.key_ids[key], new))
-        asked = request(priority="batch", callback=None)
+        asked = request(priority="batch", callback={"url": RECEIVER} if callback else None)
         entries = [Entry(number, asked) for number in range(1, count + 1)]
         if entries:
             made = self._do(
@@ -440,19 +440,20 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
+        before = self.seen.jobs
         for job in self._do({Verb.EXPIRE, *ENDED}, finish.expire):
-            assert job.deadline is not None
-            assert job.deadline < self.clock.now
+            assert before[job.id]["deadline"] < self.clock.now
 
     @rule(number=any_number)
     def prune_by_hand(self, number: int) -> None:
         """A caller deletes a job; or a pruner that looked before the job was taken up again."""
         if (job_id := self._some(number)) is not None:
             ended = self.seen.jobs[job_id]["state"] in TERMINAL
+            began = self.seen.jobs[job_id]["attempt"] > 0
             sweeps = self.seen.sweeps
             self.to_go = {job_id} if ended else set()
             assert self._do(set(), lambda tx: sweep.remove(tx, job_id)) == ended
-            assert self.seen.sweeps == sweeps + ended, "files are deleted with their job and never else"
+            assert self.seen.sweeps == sweeps + (ended and began), "files are deleted with their job and never else"
             self.to_go = set()
 
     @rule()

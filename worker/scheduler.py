@@ -33,6 +33,8 @@ from worker.presence import Presence
 _log = log.get(__name__)
 
 PRUNE_SECONDS = 300.0
+# So long a chore that tidies up goes on before it lets the next one have its turn.
+TIDYING_SECONDS = 60.0
 SWEEP_SECONDS = 5.0
 FOLD_SECONDS = 10.0
 DEADLINES_SECONDS = 60.0
@@ -76,11 +78,9 @@ class Scheduler:
             Chore("expire", s.tick_seconds, self.expire),
             Chore("rescue", s.rescue_seconds, self.rescue),
             Chore("ring again", max(1.0, s.rering_seconds / 3), self.ring_again),
-            Chore("sweep", SWEEP_SECONDS, self.sweep),
             Chore("windows", s.tick_seconds, self.turn_windows),
             Chore("schedules", s.tick_seconds, self.tick_schedules),
             Chore("fold", FOLD_SECONDS, self.fold),
-            Chore("prune", PRUNE_SECONDS, self.prune),
         ]
 
     def slow_chores(self) -> list[Chore]:
@@ -91,6 +91,10 @@ class Scheduler:
             Chore("warn of deletion", PRUNE_SECONDS, self.warn_of_deletion),
             Chore("warn of deadlines", DEADLINES_SECONDS, self.warn_of_deadlines),
         ]
+
+    def tidying(self) -> list[Chore]:
+        """What deletes rows and files, a great many where a large batch is past its keeping; beside all others."""
+        return [Chore("sweep", SWEEP_SECONDS, self.sweep), Chore("prune", PRUNE_SECONDS, self.prune)]
 
     def release(self) -> int:
         """Moves up what each lane has room for."""
@@ -194,16 +198,26 @@ class Scheduler:
 
     def sweep(self) -> int:
         """Deletes files nobody needs; a prefix is forgotten only when its objects are gone."""
-        with self._database.read() as tx:
-            due = sweep.due_sweeps(tx)
-        for item in due:
-            if item.prefix.endswith("/"):
-                self._store.delete_prefix(item.prefix)
-            else:
-                self._store.delete(item.prefix)
-            with self._database.write() as tx:
-                sweep.swept(tx, item.id)
-        return len(due)
+        ends = time.monotonic() + TIDYING_SECONDS
+        swept = 0
+        while time.monotonic() < ends:
+            with self._database.read() as tx:
+                due = sweep.due_sweeps(tx)
+            if not due:
+                break
+            gone: list[int] = []
+            try:
+                for item in due:
+                    if item.prefix.endswith("/"):
+                        self._store.delete_prefix(item.prefix)
+                    else:
+                        self._store.delete(item.prefix)
+                    gone.append(item.id)
+            finally:
+                with self._database.write() as tx:
+                    sweep.swept(tx, gone)
+            swept += len(gone)
+        return swept
 
     def fold(self) -> int:
         """Keeps the ledger of what keys use short."""
@@ -226,15 +240,23 @@ class Scheduler:
         return told
 
     def prune(self) -> int:
+        """Deletes what is past its keeping, in steps; what is left then waits for the next time."""
         s = self._settings
         self._store.sweep(sweep.ABANDONED_SECONDS)
-        with self._database.write() as tx:
-            return sweep.prune(
-                tx,
-                retention_seconds=s.retention.seconds,
-                idempotency_seconds=s.idempotency_days * 86400,
-                warning_seconds=s.retention.warning_seconds,
-            )
+        ends = time.monotonic() + TIDYING_SECONDS
+        pruned = 0
+        while True:
+            with self._database.write() as tx:
+                step = sweep.prune(
+                    tx,
+                    retention_seconds=s.retention.seconds,
+                    idempotency_seconds=s.idempotency_days * 86400,
+                    warning_seconds=s.retention.warning_seconds,
+                )
+            pruned += step
+            if not step or time.monotonic() > ends:
+                return pruned
+            self._database.give_way()
 
 
 def serve(chores: list[Chore], over: threading.Event, tick_seconds: float) -> None:
@@ -257,8 +279,8 @@ def main() -> int:
     presence.start()
     _log.info("scheduler is there", name=presence.name)
     scheduler = Scheduler(made, database, open_store(made), open_ringer(made))
-    beside = threading.Thread(target=serve, args=(scheduler.slow_chores(), over, made.tick_seconds), daemon=True)
-    beside.start()
+    for beside in (scheduler.slow_chores(), scheduler.tidying()):
+        threading.Thread(target=serve, args=(beside, over, made.tick_seconds), daemon=True).start()
     try:
         serve(scheduler.chores(), over, made.tick_seconds)
     finally:

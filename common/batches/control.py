@@ -22,6 +22,7 @@ def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> 
         cancelled += found
         if not found or time.monotonic() > ends:
             return cancelled
+        database.give_way()
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ def retry_failed(database: Database, batch_id: str, default_quota: Quotas) -> Re
         with database.write() as tx:
             step = batches.retry_some(tx, batch_id, default_quota=default_quota, after=after)
         again, refused, after = again + step.again, refused + step.refused, step.last
+        database.give_way()
     after = 0
     while after is not None:
         with database.write() as tx:
             brought = transfers.retry_some(tx, batch_id, after=after)
         deliveries, after = deliveries + brought.again, brought.last
+        database.give_way()
     return Retries(again, refused, deliveries)

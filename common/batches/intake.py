@@ -1,7 +1,7 @@
 """Taking a batch in: its request accepted, its items read, judged and made jobs of, its results named.
 
 Any process may do it, and go on with what another left. Memory holds a few hundred items, but for the naming, which
-needs some sixty bytes for each.
+needs some twenty bytes for each.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from common.jobs import batches, quota
 from common.jobs.batch import Batch, OnError
 from common.jobs.batches import CHUNK, Entry, IntakeLost, NewBatch
 from common.naming import Item as Named
-from common.outbound.guard import Guard
-from common.params import Request
+from common.outbound.guard import Guard, Remembering
+from common.params import Input
 from common.params.batch import BatchRequest, BatchWork, FeedSource, Item, S3Source
 from common.pointers import located
 from common.settings import Settings
@@ -245,8 +245,7 @@ class Intake:
         suffixes = naming.suffixes(
             naming.Template.parse(template.naming), _Items(self.database, batch), _ANY_STEM, "flac"
         )
-        found = iter(suffixes.items())
-        while part := list(islice(found, CHUNK)):
+        while part := list(islice(suffixes, CHUNK)):
             with self.database.write() as tx:
                 batches.suffix(tx, batch.id, {int(item): text for item, text in part})
 
@@ -265,7 +264,7 @@ class Judge:
 
     def __init__(self, intake: Intake, key_id: str, template: Template) -> None:
         self._intake, self._key_id, self._template = intake, key_id, template
-        self._guard = Guard(intake.settings.allow_private_hosts)
+        self._guard = Remembering(Guard(intake.settings.allow_private_hosts))
 
     def entries(self, chunk: list[Found]) -> list[Entry]:
         ready = self._ready(chunk)
@@ -277,20 +276,21 @@ class Judge:
         source = found.source or shown(found.item)
         try:
             request = self._template.request(found.item)
-            self._check(request, ready)
+            wanted = request.sources()
+            self._check(wanted, ready)
         except ValidationError as error:
             return Entry(found.line, error=_error(error, found.item), source=source)
         except NightshiftError as error:
             return Entry(found.line, error=error.as_job_error(), source=source)
         named = fields(found.item)
-        for wanted in list(request.sources().values())[:1]:
-            if wanted.upload is not None:
-                named["name"] = Path(ready[wanted.upload]).stem or named["name"]
+        first = next(iter(wanted.values()), None)
+        if first is not None and first.upload is not None:
+            named["name"] = Path(ready[first.upload]).stem or named["name"]
         mark = self._template.mark(found.item, request)
         return Entry(found.line, request, mark=mark, fields=named, source=source, seconds=found.seconds or None)
 
-    def _check(self, request: Request, ready: Mapping[str, str]) -> None:
-        for pointer, source in request.sources().items():
+    def _check(self, wanted: Mapping[str, Input], ready: Mapping[str, str]) -> None:
+        for pointer, source in wanted.items():
             if source.url is not None:
                 self._guard.check_url(source.url, f"{pointer}/url")
             if source.s3 is not None:

@@ -68,8 +68,10 @@ class Template:
 
     def mark(self, item: Item, request: Request) -> str | None:
         """Of the item and the work on it; None where it is wanted in any case, or nothing tells it from others."""
+        if not self.only_new:
+            return None
         identity = item.id or ([source.model_dump() for source in request.sources().values()] or None)
-        if not self.only_new or identity is None:
+        if identity is None:
             return None
         work = request.model_dump(mode="json", include={"kind", "engine", "params"})
         text = json.dumps([self.origin, identity, work], sort_keys=True, separators=(",", ":"))

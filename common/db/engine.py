@@ -28,6 +28,9 @@ T = TypeVar("T")
 # recovering or full.
 _TRANSIENT_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"}
 
+# Who waits for SQLite's lock looks again after no more than so long, in its first eighth of a second.
+_SQLITE_LOOKS_SECONDS = 0.025
+
 # A connection that was used so recently is taken to be alive.
 _TRUSTED_SECONDS = 1.0
 
@@ -112,6 +115,12 @@ class Database:
             with attempt, self.write() as tx:
                 return verb(tx, *args, **kw)
         raise AssertionError("unreachable: Retrying ends by returning or raising")
+
+    def give_way(self) -> None:
+        """To be called between the transactions of long work. SQLite keeps no line of those who wait for its lock: one
+        that is taken again at once is not to be had for anybody else."""
+        if self.engine.dialect.name == "sqlite":
+            time.sleep(_SQLITE_LOOKS_SECONDS)
 
     def dispose(self) -> None:
         self.engine.dispose()

@@ -1,7 +1,7 @@
 """The life of a batch: made, its items taken in, opened and closed by its window, steered by its owner.
 
-What touches every job of a batch goes in steps of CHUNK jobs, a transaction each: 100,000 jobs hold nobody up, and who
-finds a batch half-way goes on with it.
+What touches every job of a batch goes in steps of CHUNK or STEP jobs, a transaction each: 100,000 jobs hold nobody up,
+and who finds a batch half-way goes on with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import bindparam, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
@@ -21,12 +21,14 @@ from common.db.tables import PRIORITIES, batch_rejects, batches, jobs, taken_ite
 from common.errors import NightshiftError
 from common.jobs import events, finish, gate, queueing, quota, submit, tally, upstreams
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError, Reject
-from common.jobs.job import Job
+from common.jobs.job import BRIEF, Brief, Job
 from common.params import Request
 from common.quotas import Quotas
 from common.states import Reason, State
 
+# Items taken in at once, and jobs that are steered at once: of these little is read.
 CHUNK = 500
+STEP = 1000
 MAX_INTAKE_FAILURES = 5
 
 
@@ -434,7 +436,7 @@ def to_cancel(tx: Tx, limit: int = 20) -> list[str]:
     return list(tx.execute(query.order_by(batches.c.id).limit(limit)).scalars())
 
 
-def cancel_some(tx: Tx, batch_id: str, limit: int = CHUNK) -> int:
+def cancel_some(tx: Tx, batch_id: str, limit: int = STEP) -> int:
     """Cancels up to `limit` jobs of a batch that is being cancelled, and flags those that run; how many it was.
 
     0: there is nothing left to do; those that run end with their workers' word.
@@ -495,7 +497,7 @@ def retry_some(
     default_quota: Quotas,
     states: Sequence[State] = RETRIED,
     after: int = 0,
-    limit: int = CHUNK,
+    limit: int = STEP,
 ) -> Retried:
     """failed, expired -> waiting: up to `limit` jobs after the item `after`. Raises `state_conflict`, `quota_exceeded`.
 
@@ -507,7 +509,7 @@ def retry_some(
     batch = Batch.from_row(row)
     _require(batch, BatchState.ACTIVE, BatchState.PAUSED, BatchState.FINISHED, BatchState.CANCELLED)
     query = (
-        select(jobs)
+        select(*BRIEF)
         .where(
             jobs.c.batch_id == batch_id,
             jobs.c.batch_id.is_not(None),
@@ -518,7 +520,7 @@ def retry_some(
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    before = [Job.from_row(found) for found in tx.execute(query)]
+    before = [Brief.from_row(found) for found in tx.execute(query)]
     if not before:
         return Retried(0, 0, None)
     refused = submit.resubmit_many(tx, batch.key_id, before, default_quota=default_quota)
@@ -617,7 +619,11 @@ def under_way(tx: Tx, batch_id: str) -> dict[State, int]:
 
 def suffix(tx: Tx, batch_id: str, suffixes: Mapping[int, str]) -> None:
     """Notes what tells the results of these items from others of the same name."""
-    for item, text in suffixes.items():
-        which = (jobs.c.batch_id == batch_id, jobs.c.batch_item == item)
-        fields = tx.execute(select(jobs.c.item).where(*which)).scalar_one()
-        tx.execute(update(jobs).where(*which).values(item={**fields, "suffix": text}))
+    found = select(jobs.c.id, jobs.c.batch_item, jobs.c.item).where(
+        jobs.c.batch_id == batch_id, jobs.c.batch_item.in_(list(suffixes))
+    )
+    rows = [
+        {"this": row.id, "named": {**(row.item or {}), "suffix": suffixes[row.batch_item]}} for row in tx.execute(found)
+    ]
+    if rows:
+        tx.execute(update(jobs).where(jobs.c.id == bindparam("this")).values(item=bindparam("named")), rows)

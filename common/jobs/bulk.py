@@ -10,12 +10,12 @@ from sqlalchemy import func, select, update
 from common.db.engine import Tx
 from common.db.tables import jobs
 from common.jobs import finish, submit, sweep
-from common.jobs.job import Job
+from common.jobs.job import BRIEF, Brief
 from common.jobs.query import Filter, matching
 from common.quotas import Quotas
 from common.states import ACTIVE, TERMINAL, State, Verb, sources
 
-STEP = 500
+STEP = 1000
 
 
 class Action(StrEnum):
@@ -56,11 +56,11 @@ def step(
     tx: Tx, key_id: str, action: Action, which: Filter, *, before: str | None, default_quota: Quotas, limit: int = STEP
 ) -> Step:  # fmt: skip
     """The action on up to `limit` jobs, the newest first, of those before the id `before`. Raises `quota_exceeded`."""
-    query = select(jobs).where(*matching(key_id, narrowed(action, which)))
+    query = select(*BRIEF).where(*matching(key_id, narrowed(action, which)))
     if before is not None:
         query = query.where(jobs.c.id < before)
     rows = tx.execute(query.order_by(jobs.c.id.desc()).limit(limit).with_for_update())
-    found = [Job.from_row(row) for row in rows]
+    found = [Brief.from_row(row) for row in rows]
     refused = 0
     if action is Action.CANCEL:
         _flag(tx, [job.id for job in found if job.state is State.RUNNING])

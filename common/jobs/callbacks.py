@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,8 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
 from common.db.engine import Tx
-from common.db.tables import callback_endpoints, callbacks, deliveries, keys
-from common.jobs.job import Job
+from common.db.tables import callback_endpoints, callbacks, deliveries, jobs, keys
+from common.jobs.job import Brief, Job
 
 MAX_BODY_BYTES = 20_000
 
@@ -42,31 +42,61 @@ class Callback:
     delivered_at: datetime | None
 
 
-def enqueue(tx: Tx, job: Job) -> None:
-    """Writes the callback of a job that has just ended, where its request asks for one."""
-    asked = job.request.get("callback")
+def enqueue(tx: Tx, over: Sequence[Brief]) -> None:
+    """Writes the callbacks of jobs that have just ended, where their requests ask for one."""
+    asked = [job for job in _whole(tx, over) if job.request.get("callback")]
     if asked:
-        put(tx, job.key_id, asked["url"], f"job.{job.state}", message(job, tx.instant()), job_id=job.id)
+        at = tx.instant()
+        _put(
+            tx,
+            [
+                _row(job.key_id, job.request["callback"]["url"], f"job.{job.state}", message(job, at), job_id=job.id)
+                for job in asked
+            ],
+        )
+
+
+def _whole(tx: Tx, over: Sequence[Brief]) -> list[Job]:
+    """Those known in brief are read whole where somebody is to be told of them."""
+    found = [job for job in over if isinstance(job, Job)]
+    brief = [job.id for job in over if not isinstance(job, Job)]
+    if brief:
+        asked = jobs.c.request["callback", "url"].as_string().is_not(None)
+        rows = tx.execute(select(jobs).where(jobs.c.id.in_(brief), asked).order_by(jobs.c.id))
+        found += [Job.from_row(row) for row in rows]
+    return found
 
 
 def put(
     tx: Tx, key_id: str, url: str, event: str, body: str, job_id: str | None = None, batch_id: str | None = None
 ) -> str:
     """Writes a message to be sent as soon as may be; disabled where the address is. Returns its id."""
-    off = tx.execute(
-        select(callback_endpoints.c.disabled_at).where(
-            callback_endpoints.c.key_id == key_id, callback_endpoints.c.url == url
-        )
-    ).scalar()
-    message_id = f"msg_{ULID()}"
-    tx.execute(
-        insert(callbacks).values(
-            id=message_id, key_id=key_id, job_id=job_id, batch_id=batch_id, url=url, host=_host(url), event=event,
-            body=body, tries=0, created_at=tx.now(), state="disabled" if off else "pending",
-            next_at=None if off else tx.now(),
-        )
-    )  # fmt: skip
-    return message_id
+    row = _row(key_id, url, event, body, job_id, batch_id)
+    _put(tx, [row])
+    return str(row["id"])
+
+
+def _row(
+    key_id: str, url: str, event: str, body: str, job_id: str | None = None, batch_id: str | None = None
+) -> dict[str, Any]:
+    return {
+        "id": f"msg_{ULID()}", "key_id": key_id, "job_id": job_id, "batch_id": batch_id, "url": url, "host": _host(url),
+        "event": event, "body": body, "tries": 0,
+    }  # fmt: skip
+
+
+def _put(tx: Tx, rows: Sequence[dict[str, Any]]) -> None:
+    at = tx.instant()
+    off = {address for address in {(row["key_id"], row["url"]) for row in rows} if _disabled(tx, *address)}
+    for row in rows:
+        disabled = (row["key_id"], row["url"]) in off
+        row |= {"created_at": at, "state": "disabled" if disabled else "pending", "next_at": None if disabled else at}
+    tx.execute(insert(callbacks), rows)
+
+
+def _disabled(tx: Tx, key_id: str, url: str) -> bool:
+    here = (callback_endpoints.c.key_id == key_id, callback_endpoints.c.url == url)
+    return tx.execute(select(callback_endpoints.c.disabled_at).where(*here)).scalar() is not None
 
 
 def _host(url: str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, insert, literal, select
 
 from common.db.engine import Tx
 from common.db.tables import events
-from common.jobs.job import Job
+from common.db.tables import jobs as job_rows
+from common.db.types import Json, to_json
+from common.jobs.job import Brief
 
 
 @dataclass(frozen=True)
@@ -23,34 +25,35 @@ class Event:
     data: Mapping[str, Any]
 
 
-def changed(tx: Tx, *jobs: Job, **more: Any) -> None:
+def changed(tx: Tx, *jobs: Brief, **more: Any) -> None:
     """Records the state that jobs have just come into."""
-    if jobs:
-        at = tx.instant() if len(jobs) > 1 else tx.now()
-        rows = [{"job_id": job.id, "at": at, "type": "state", "data": _state(job) | more} for job in jobs]
-        if len(rows) == 1:
-            tx.execute(insert(events).values(rows[0]))
-        else:
-            tx.execute(insert(events), rows)
+    if len(jobs) == 1:
+        tx.execute(insert(events).values(job_id=jobs[0].id, at=tx.now(), type="state", data=_state(jobs[0]) | more))
+    else:
+        _alike(tx, tx.now(), ((job.id, _state(job) | more) for job in jobs))
 
 
 def submitted(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Records the beginning of jobs whose rows were written together."""
-    tx.execute(
-        insert(events),
-        [
-            {
-                "job_id": row["id"],
-                "at": row["created_at"],
-                "type": "state",
-                "data": {"state": row["state"], "reason": row["reason"], "attempt": 0},
-            }
-            for row in rows
-        ],
-    )
+    began = ((row["id"], {"state": row["state"], "reason": row["reason"], "attempt": 0}) for row in rows)
+    _alike(tx, job_rows.c.created_at, began)
 
 
-def _state(job: Job) -> dict[str, Any]:
+def _alike(tx: Tx, at: ColumnElement[datetime], told: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Records the same of many jobs, which is most of what is ever said of many, in one statement."""
+    same: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+    for job_id, data in told:
+        same.setdefault(to_json(data), (data, []))[1].append(job_id)
+    for data, ids in same.values():
+        tx.execute(
+            insert(events).from_select(
+                ["job_id", "at", "type", "data"],
+                select(job_rows.c.id, at, literal("state"), literal(data, Json)).where(job_rows.c.id.in_(ids)),
+            )
+        )
+
+
+def _state(job: Brief) -> dict[str, Any]:
     data: dict[str, Any] = {"state": job.state, "reason": job.reason, "attempt": job.attempt}
     if job.worker:
         data["worker"] = job.worker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, delete, insert, select, update
@@ -13,7 +13,7 @@ from common.db.tables import blocks, jobs, processes, sweeps
 from common.engines import Kind
 from common.errors import CATALOGUE, NightshiftError
 from common.jobs import callbacks, events, speeds, tally, transfers, upstreams
-from common.jobs.job import Job, Lease, LeaseLost
+from common.jobs.job import BRIEF, Brief, Job, Lease, LeaseLost
 from common.jobs.running import held
 from common.params import sources_of
 from common.quotas import is_audio
@@ -165,7 +165,7 @@ def cancel(tx: Tx, job_id: str) -> Job | None:
     return Job.from_row(tx.execute(select(jobs).where(jobs.c.id == job_id)).one())
 
 
-def cancel_many(tx: Tx, job_ids: Collection[str]) -> list[Job]:
+def cancel_many(tx: Tx, job_ids: Collection[str]) -> list[Brief]:
     """waiting, queued -> cancelled: those of the jobs that are, their rows locked; the others stay as they are."""
     if not job_ids:
         return []
@@ -175,14 +175,14 @@ def cancel_many(tx: Tx, job_ids: Collection[str]) -> list[Job]:
         .values(
             state=State.CANCELLED, reason=Reason.BY_CALLER, upstream=None, finished_at=tx.now(), updated_at=tx.now()
         )
-        .returning(jobs)
+        .returning(*BRIEF)
     )
-    gone = [Job.from_row(row) for row in rows]
+    gone = [Brief.from_row(row) for row in rows]
     ended(tx, *gone)
     return gone
 
 
-def expire(tx: Tx, limit: int = 100) -> list[Job]:
+def expire(tx: Tx, limit: int = 1000) -> list[Brief]:
     """waiting, queued -> expired: those that have never started and whose deadline has passed."""
     late = (
         select(jobs.c.id)
@@ -208,9 +208,9 @@ def expire(tx: Tx, limit: int = 100) -> list[Job]:
                 "hint": "Submit it again with a later deadline, or none.",
             },
         )
-        .returning(jobs)
+        .returning(*BRIEF)
     )  # fmt: skip
-    expired = [Job.from_row(row) for row in rows]
+    expired = [Brief.from_row(row) for row in rows]
     ended(tx, *expired)
     return expired
 
@@ -223,10 +223,12 @@ def sweep(tx: Tx, prefix: str, after_seconds: float = 0.0) -> None:
     tx.execute(insert(sweeps).values(prefix=prefix, due_at=tx.now(after_seconds)))
 
 
-def sweep_many(tx: Tx, prefixes: Collection[str]) -> None:
-    """`sweep` at once for many."""
-    if prefixes:
-        tx.execute(insert(sweeps).values([{"prefix": prefix, "due_at": tx.now()} for prefix in prefixes]))
+def sweep_many(tx: Tx, prefixes: Iterable[str]) -> None:
+    """`sweep` of several, at once."""
+    at = tx.instant()
+    rows = [{"prefix": prefix, "due_at": at} for prefix in prefixes]
+    if rows:
+        tx.execute(insert(sweeps), rows)
 
 
 def _take_voice(tx: Tx, job: Job, result: Mapping[str, Any]) -> None:
@@ -253,11 +255,10 @@ def _bytes_of(result: Mapping[str, Any]) -> int:
     return sum(output.get("bytes") or 0 for output in result["outputs"])
 
 
-def ended(tx: Tx, *over: Job) -> None:
+def ended(tx: Tx, *over: Brief) -> None:
     """What follows from ends: the jobs' logs, callbacks, whoever waits for them, and the counts of their batches."""
     events.changed(tx, *over)
-    for job in over:
-        callbacks.enqueue(tx, job)
+    callbacks.enqueue(tx, over)
     for job in _awaited(tx, [job for job in over if job.state is not State.SUCCEEDED]):
         _fail_downstream(tx, job)
     # Before the counts: a batch that ends with these jobs must know that their results are still on their way.
@@ -266,7 +267,7 @@ def ended(tx: Tx, *over: Job) -> None:
     tally.ended(tx, over)
 
 
-def _awaited(tx: Tx, unsuccessful: list[Job]) -> list[Job]:
+def _awaited(tx: Tx, unsuccessful: Sequence[Brief]) -> Sequence[Brief]:
     """Those of them that others wait for."""
     if len(unsuccessful) < 2:
         return unsuccessful
@@ -289,7 +290,7 @@ def _wait_on(tx: Tx, job: Job) -> None:
         tx.execute(update(jobs).where(jobs.c.id == job.id).values(upstream=upstream, reason=Reason.UPSTREAM))
 
 
-def _fail_downstream(tx: Tx, upstream: Job) -> None:
+def _fail_downstream(tx: Tx, upstream: Brief) -> None:
     error = {
         "code": "upstream_failed",
         "message": f"The job {upstream.id}, whose output this one needs, is {upstream.state}.",

@@ -3,46 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Row
 
-from common.db.tables import INTERACTIVE
+from common.db.tables import INTERACTIVE, jobs
 from common.forecast import Risk
 from common.states import TERMINAL, Reason, State
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job as it stood when it was read. risk: of not starting by its deadline, as it was last told, at risk_at."""
+class Brief:
+    """A job in brief: what its log, the counts of its batch and those who wait for it need to know. Of thousands at
+    once, to read more of each would cost more than all that is done to them."""
 
     id: str
+    batch_id: str | None
+    batch_item: int | None
+    expected: float | None
+    length: float | None
+    state: State
+    reason: Reason
+    attempt: int
+    worker: str | None
+    error: Mapping[str, Any] | None
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Self:
+        values = dict(row._mapping)
+        return cls(**{**values, "state": State(values["state"]), "reason": Reason(values["reason"])})
+
+
+BRIEF = tuple(jobs.c[member.name] for member in fields(Brief))
+"""The columns of `Brief`."""
+
+
+@dataclass(frozen=True)
+class Job(Brief):
+    """A job as it stood when it was read. risk: of not starting by its deadline, as it was last told, at risk_at."""
+
     key_id: str
     kind: str
     engine: str
     lane: str
     batch: str | None
-    batch_id: str | None
-    batch_item: int | None
     item: Mapping[str, Any] | None
-    expected: float | None
     priority: int
     request: Mapping[str, Any]
-    state: State
-    reason: Reason
     run_at: datetime
     deadline: datetime | None
     risk: Risk | None
     risk_at: datetime | None
     upstream: str | None
-    attempt: int
     failures: int
     crashes: int
     losses: int
     crashed_at_block: int | None
-    worker: str | None
     lease_until: datetime | None
     cancel_requested: bool
     progress: Mapping[str, Any] | None
@@ -51,10 +69,8 @@ class Job:
     result: Mapping[str, Any] | None
     result_attempt: int | None
     fingerprint: str | None
-    length: float | None
     work_seconds: float | None
     stored_bytes: int
-    error: Mapping[str, Any] | None
     idempotency_key: str | None
     request_digest: str
     rung_at: datetime | None
@@ -65,10 +81,9 @@ class Job:
     updated_at: datetime
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> Job:
-        values = dict(row._mapping)
-        risk = Risk(values["risk"]) if values["risk"] is not None else None
-        return cls(**{**values, "state": State(values["state"]), "reason": Reason(values["reason"]), "risk": risk})
+    def from_row(cls, row: Row[Any]) -> Self:
+        job = super().from_row(row)
+        return replace(job, risk=Risk(job.risk)) if job.risk is not None else job
 
     @property
     def terminal(self) -> bool:

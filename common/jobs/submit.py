@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Row, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
 from common.db import uploads, voices
 from common.db.engine import Tx
 from common.db.tables import INTERACTIVE, PRIORITIES, jobs
+from common.engines import Kind
 from common.errors import NightshiftError
 from common.jobs import events, quota, tally, upstreams
-from common.jobs.job import Job
+from common.jobs.job import BRIEF, Brief, Job
 from common.params import Request, parse_request
 from common.quotas import Quotas, is_audio
 from common.states import Reason, State, Verb, sources
@@ -127,7 +128,7 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: Quotas) -> Job:
     return job
 
 
-def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Job], *, default_quota: Quotas) -> int:
+def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Brief], *, default_quota: Quotas) -> int:
     """`resubmit` for jobs of a key whose rows are locked; how many were refused, because what they wait for is not
     there. Raises `quota_exceeded` where it does not allow all of them."""
     _, left = quota_left(tx, key_id, default_quota, len(ended))
@@ -135,33 +136,49 @@ def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Job], *, default_quota: Q
         raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
     own = quota.of(tx, key_id, default_quota)
     quota.check_bytes(tx, key_id, own)
-    if any(_goes_at_once(job) for job in ended):
+    ids = [job.id for job in ended]
+    if any(_goes_at_once(row) for row in tx.execute(select(*_HURRY).where(jobs.c.id.in_(ids)).distinct())):
         quota.check_hours(tx, key_id, own)
-    requests = {job.id: parse_request(dict(job.request)) for job in ended}
-    refused, plain = 0, []
-    for job in ended:
-        asked = requests[job.id]
-        if not asked.voices() and not any(source.job for source in asked.sources().values()):
-            plain.append(job)
-            continue
+    needy = _needy(tx, ids)
+    refused = 0
+    for job_id in needy:
         try:
-            resubmit(tx, job.id, default_quota=default_quota)
+            resubmit(tx, job_id, default_quota=default_quota)
         except NightshiftError:
             refused += 1
-    _resubmit_plain(tx, plain)
+    _resubmit_plain(tx, [job for job in ended if job.id not in needy])
     return refused
 
 
-def _resubmit_plain(tx: Tx, ended: Sequence[Job]) -> None:
+# Kinds that may speak in a voice, or name jobs elsewhere than as their input.
+_INVOLVED = (Kind.TTS, Kind.CONVERSATION, Kind.VOICE)
+
+
+def _needy(tx: Tx, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that need more than themselves: a voice, or what another job makes."""
+    perhaps = or_(
+        jobs.c.kind.in_(_INVOLVED),
+        jobs.c.request["input", "job"].as_string().is_not(None),
+        jobs.c.request["inputs"].as_string().is_not(None),
+    )
+    needy = set()
+    for row in tx.execute(select(jobs.c.id, jobs.c.request).where(jobs.c.id.in_(job_ids), perhaps)):
+        asked = parse_request(dict(row.request))
+        if asked.voices() or any(source.job for source in asked.sources().values()):
+            needy.add(row.id)
+    return needy
+
+
+def _resubmit_plain(tx: Tx, ended: Sequence[Brief]) -> None:
     if not ended:
         return
     rows = tx.execute(
         update(jobs)
         .where(jobs.c.id.in_([job.id for job in ended]), jobs.c.state.in_(sources(Verb.RESUBMIT)))
         .values(**_anew(tx))
-        .returning(jobs)
+        .returning(*BRIEF)
     )
-    anew = [Job.from_row(row) for row in rows]
+    anew = [Brief.from_row(row) for row in rows]
     events.changed(tx, *anew)
     ids = {job.id for job in anew}
     tally.again(tx, [job for job in ended if job.id in ids])
@@ -194,9 +211,12 @@ def _earlier(tx: Tx, key_id: str, idempotency_key: str, digest: str) -> Job | No
     return job
 
 
-def _goes_at_once(job: Job) -> bool:
+_HURRY = (jobs.c.kind, jobs.c.priority, jobs.c.batch_id)
+
+
+def _goes_at_once(job: Job | Row[Any]) -> bool:
     """Whether a job cannot wait for its key's next day: it is of audio, interactive and of no batch."""
-    return is_audio(job.kind) and job.interactive and job.batch_id is None
+    return is_audio(job.kind) and job.priority >= INTERACTIVE and job.batch_id is None
 
 
 def _check_quota(tx: Tx, key_id: str, default_quota: Quotas, *, hours: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,14 +111,15 @@ def due_sweeps(tx: Tx, limit: int = 100) -> list[Sweep]:
     return [Sweep(row.id, row.prefix) for row in rows]
 
 
-def swept(tx: Tx, sweep_id: int) -> None:
-    tx.execute(delete(sweeps).where(sweeps.c.id == sweep_id))
+def swept(tx: Tx, sweep_ids: Collection[int]) -> None:
+    tx.execute(delete(sweeps).where(sweeps.c.id.in_(sweep_ids)))
 
 
 def prune(
     tx: Tx, *, retention_seconds: float, idempotency_seconds: float, warning_seconds: float = 0.0, limit: int = 500
 ) -> int:  # fmt: skip
-    """Deletes jobs, batches and uploads past their keeping, with their files, and forgets old Idempotency-Keys.
+    """Deletes jobs, batches and uploads past their keeping, with their files, and forgets old Idempotency-Keys; how
+    many rows it was, up to `limit` of each. 0: nothing is left for now.
 
     warning_seconds: jobs and batches go no sooner after their owner was told (`expiry`); 0: whether told or not.
     """
@@ -146,19 +147,21 @@ def prune(
         .where(jobs.c.finished_at < tx.now(-idempotency_seconds), jobs.c.idempotency_key.is_not(None))
         .limit(limit)
     )
-    ids = list(tx.execute(forgotten).scalars())
-    tx.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None)).values(idempotency_key=None))
+    nameless = list(tx.execute(forgotten).scalars())
+    tx.execute(
+        update(jobs).where(jobs.c.id.in_(nameless), jobs.c.finished_at.is_not(None)).values(idempotency_key=None)
+    )
     old_callbacks = (
         select(callbacks.c.id)
         .where(callbacks.c.created_at < tx.now(-retention_seconds), callbacks.c.state != "pending")
         .limit(limit)
     )
-    ids = list(tx.execute(old_callbacks).scalars())
-    tx.execute(delete(callbacks).where(callbacks.c.id.in_(ids), callbacks.c.state != "pending"))
+    messages = list(tx.execute(old_callbacks).scalars())
+    tx.execute(delete(callbacks).where(callbacks.c.id.in_(messages), callbacks.c.state != "pending"))
     removed += _prune_uploads(tx, retention_seconds, limit)
     rounds.forget(tx)
     tx.execute(delete(processes).where(processes.c.seen_at < tx.now(-7 * 86400.0)))
-    return removed
+    return removed + len(nameless) + len(messages)
 
 
 def _told(tx: Tx, table: Table, warning_seconds: float) -> list[ColumnElement[bool]]:
@@ -208,7 +211,7 @@ def remove(tx: Tx, job_id: str) -> bool:
     return remove_many(tx, [job_id]) == 1
 
 
-def remove_many(tx: Tx, job_ids: Sequence[str]) -> int:
+def remove_many(tx: Tx, job_ids: Collection[str]) -> int:
     """`remove` for many; how many it was."""
     if not job_ids:
         return 0
@@ -216,9 +219,10 @@ def remove_many(tx: Tx, job_ids: Sequence[str]) -> int:
     gone = tx.execute(
         delete(jobs)
         .where(jobs.c.id.in_(job_ids), jobs.c.finished_at.is_not(None))
-        .returning(jobs.c.id, jobs.c.key_id, jobs.c.stored_bytes)
+        .returning(jobs.c.id, jobs.c.key_id, jobs.c.stored_bytes, jobs.c.attempt)
     ).all()
-    finish.sweep_many(tx, [layout.job_folder(row.id) for row in gone])
+    # One that never began has no files.
+    finish.sweep_many(tx, [layout.job_folder(row.id) for row in gone if row.attempt])
     usage.removed(tx, [(row.key_id, row.stored_bytes) for row in gone])
     return len(gone)
 

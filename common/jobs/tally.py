@@ -18,14 +18,14 @@ from common.db.engine import Tx
 from common.db.tables import batches
 from common.jobs import callbacks, gate
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError
-from common.jobs.job import Job
+from common.jobs.job import Brief
 from common.states import TERMINAL, State
 
 _COUNTS = {state: batches.c[str(state)] for state in TERMINAL}
 _ENDED = batches.c.succeeded + batches.c.failed + batches.c.cancelled + batches.c.expired
 
 
-def ended(tx: Tx, over: Iterable[Job]) -> None:
+def ended(tx: Tx, over: Iterable[Brief]) -> None:
     """Counts jobs that have just ended."""
     for batch_id, counted in _by_batch(over):
         batch = _count(tx, batch_id, counted, 1)
@@ -35,7 +35,7 @@ def ended(tx: Tx, over: Iterable[Job]) -> None:
         settle(tx, batch)
 
 
-def again(tx: Tx, before: Iterable[Job]) -> None:
+def again(tx: Tx, before: Iterable[Brief]) -> None:
     """Takes jobs out of the counts that are to run again. before: as they had ended. A batch that was over goes on."""
     for batch_id, counted in _by_batch(before):
         batch = _count(tx, batch_id, counted, -1)
@@ -105,7 +105,7 @@ class _Counted:
     done: float = 0.0
 
 
-def _by_batch(jobs: Iterable[Job]) -> list[tuple[str, _Counted]]:
+def _by_batch(jobs: Iterable[Brief]) -> list[tuple[str, _Counted]]:
     """In the order of the batches: two verbs at once must not lock them crosswise."""
     found: dict[str, _Counted] = {}
     for job in jobs:

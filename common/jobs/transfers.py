@@ -18,7 +18,7 @@ from common.db.engine import Tx
 from common.db.tables import batches, jobs, transfers
 from common.jobs import tally
 from common.jobs.batch import Batch
-from common.jobs.job import Job
+from common.jobs.job import Brief, Job
 from common.states import State
 
 CHUNK = 500
@@ -41,7 +41,7 @@ class Transfer:
     ended_at: datetime | None
 
 
-def enqueue(tx: Tx, job: Job) -> None:
+def enqueue(tx: Tx, job: Brief) -> None:
     """Writes down that the results of a job are to be delivered, where it has some and its batch asks for it."""
     if job.batch_id is None or job.state is not State.SUCCEEDED:
         return

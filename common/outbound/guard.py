@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 _HINT = "Use a public http or https address; the operator can allow hosts by name in NIGHTSHIFT_ALLOW_PRIVATE_HOSTS."
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
+# What stands behind such a host and port cannot change what they are.
+_PLAIN = re.compile(r"(https?://[a-z0-9.-]+(?::[0-9]{1,5})?)/[A-Za-z0-9/._~%!$&'()*+,;=:@?-]*")
+_MOST_REMEMBERED = 10_000
+
 # Media hosts and callback receivers do use high ports, so those are open; below 1024 HTTP lives on two. Closed above it
 # are services that act on whatever reaches them, so that this machine cannot be made to speak to them in its own name.
 _WEB_PORTS = frozenset({80, 443})
@@ -84,6 +88,24 @@ class Guard:
         if closed:
             log.warning("refused to contact %s: it resolves to %s", host, ", ".join(closed))
             raise forbidden(f"{host} leads to an address that is not public.")
+
+
+class Remembering:
+    """A guard for many addresses, most of them on the same few hosts: it looks once at each scheme, host and port."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._passed: set[str] = set()
+
+    def check_url(self, url: str, pointer: str | None = None) -> None:
+        """Raises what `Guard.check_url` raises."""
+        plain = _PLAIN.fullmatch(url)
+        origin = plain[1] if plain is not None else None
+        if origin in self._passed:
+            return
+        self._guard.check_url(url, pointer)
+        if origin is not None and len(self._passed) < _MOST_REMEMBERED:
+            self._passed.add(origin)
 
 
 def check_url(url: str, allow_hosts: Iterable[str] = (), pointer: str | None = None) -> httpx.URL:

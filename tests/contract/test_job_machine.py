@@ -14,7 +14,7 @@ from hypothesis import Phase
 from sqlalchemy.exc import IntegrityError
 
 from common.db.engine import Database
-from common.jobs import batches, finish, queueing, running, submit, sweep, tally
+from common.jobs import batches, callbacks, finish, queueing, running, submit, sweep, tally
 from tests.job_machine import walk
 
 
@@ -36,7 +36,9 @@ def _mutant(module: ModuleType, function: str, *changes: tuple[str, str]) -> Ite
     made: dict[str, Any] = {}
     exec(compile(source, f"<mutant of {function}>", "exec"), module.__dict__, made)
     places = [
-        m for m in (batches, finish, queueing, running, submit, sweep, tally) if getattr(m, function, None) is original
+        m
+        for m in (batches, callbacks, finish, queueing, running, submit, sweep, tally)
+        if getattr(m, function, None) is original
     ]
     for place in places:
         setattr(place, function, made[function])
@@ -104,10 +106,13 @@ MUTANTS: dict[str, Mutant] = {
         finish, "retry", (("state=State.WAITING,", "state=State.WAITING, attempt=0,"),), ZOMBIE + "retry"
     ),
     "an end without its callback": Mutant(
-        finish, "ended", (("callbacks.enqueue(tx, job)", "pass"),), ZOMBIE + "succeed cancel"
+        finish, "ended", (("callbacks.enqueue(tx, over)", "pass"),), ZOMBIE + "succeed cancel"
+    ),
+    "an end of many without their callbacks": Mutant(
+        callbacks, "_whole", (("if brief:", "if False:"),), "batch steer cancel_some"
     ),
     "an end that tells twice": Mutant(
-        finish, "ended", (("events.changed(tx, *over)", "callbacks.enqueue(tx, over[0])"),), ZOMBIE + "succeed cancel"
+        finish, "ended", (("events.changed(tx, *over)", "callbacks.enqueue(tx, over)"),), ZOMBIE + "succeed cancel"
     ),
     "downstream waits for ever": Mutant(finish, "ended", (("_fail_downstream(tx, job)", "pass"),), "submit cancel"),
     "downstream goes before": Mutant(

@@ -15,7 +15,7 @@ from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.db.tables import transfers as rows
 from common.jobs import batches, deadlines, expiry, finish, query, queueing, quota, running, submit, sweep, transfers
-from common.jobs.batches import NewBatch
+from common.jobs.batches import STEP, NewBatch
 from common.jobs.query import Filter
 from common.quotas import Quotas
 from common.retention import Retention
@@ -161,6 +161,11 @@ def _ring_again(tx: Tx, key_id: str) -> None:
     assert queueing.unanswered(tx, -1.0, LEASE)
 
 
+def _cancel(tx: Tx, _key_id: str) -> None:
+    batches.cancel(tx, "bat_1")
+    assert batches.cancel_some(tx, "bat_1") == STEP
+
+
 VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "submit": (_submit, "ix_jobs_active"),
     "claim": (lambda tx, key: queueing.claim(tx, "w1", ["cpu"], LEASE), "ix_jobs_claim"),
@@ -201,6 +206,11 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
         lambda tx, key: batches.items(tx, "bat_1", after=0, limit=50, states=(State.FAILED,)),
         # Where few have failed, of all batches, both are as short.
         "ix_jobs_item_state|ix_jobs_unsuccessful",
+    ),
+    "cancel of a batch": (_cancel, "ix_jobs_item_state|ix_jobs_release_batch"),
+    "retry of a batch": (
+        lambda tx, key: batches.retry_some(tx, "bat_1", default_quota=10**6),
+        "ix_jobs_item_state|ix_jobs_unsuccessful|ix_jobs_item",
     ),
     "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),
     "deliveries that are due": (lambda tx, key: transfers.due(tx, 8, LEASE, per_bucket=4), "ix_transfers_due"),

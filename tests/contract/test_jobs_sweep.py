@@ -149,8 +149,8 @@ def test_sweeps_are_due_in_their_time_and_forgotten_when_done(database: Database
         finish.sweep(tx, "jobs/b/")
         (due,) = sweep.due_sweeps(tx)
         assert due.prefix == "jobs/b/"
-        sweep.swept(tx, due.id)
-        sweep.swept(tx, due.id)
+        sweep.swept(tx, [due.id])
+        sweep.swept(tx, [due.id])
         assert sweep.due_sweeps(tx) == []
 
 

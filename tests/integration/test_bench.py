@@ -33,6 +33,14 @@ FIGURES = {
         for database in ("postgres", "sqlite")
         for what in ("claim", "release", "list", "list-state", "list-failed", "position", "submit")
     },
+    "manifest": {
+        "manifest-names", "manifest-output",
+        *(
+            f"manifest-{what}-{database}"
+            for database in ("postgres", "sqlite")
+            for what in ("intake", "memory", "page", "cancel", "cancel-limit")
+        ),
+    },
     "recovery": {"recovery", "recovery-max"},
     "memory": {"memory", "memory-decoder", "memory-limit"},
     "decoding": {"decode-flac", "decode-mp3", "channels"},

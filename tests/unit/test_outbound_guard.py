@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.errors import NightshiftError
 from common.outbound.addresses import is_public
-from common.outbound.guard import Guard, check_url, shown
+from common.outbound.guard import Guard, Remembering, check_url, shown
 
 
 def refusal(url: str, *allow: str) -> NightshiftError:
@@ -184,3 +184,35 @@ def test_any_text_is_either_a_checked_url_or_forbidden(text: str) -> None:
 
 def test_urls_are_shown_without_what_may_be_secret() -> None:
     assert shown("https://user:pw@files.example/a/b.mp3?X-Signature=abc#c") == "https://files.example/a/b.mp3"
+
+
+_PARTS = st.sampled_from(
+    ("http", "https", "ftp", "://", "/", "//", "\\", "@", ":", "80", "8080", "22", "99999", "?", "#", "%2e", " ", "\t",
+     ".", "-", "_", "media.example", "MEDIA.example", "é.example", "localhost", "127.0.0.1", "10.0.0.1", "[::1]",
+     "a.wav")
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(st.lists(_PARTS, max_size=8).map("".join), st.just("http://media.example/")), max_size=6))
+def test_a_guard_that_remembers_says_the_same(urls: list[str]) -> None:
+    guard = Guard(["10.0.0.1:8080"])
+    remembering = Remembering(guard)
+    starts = ("", "http://", "https://media.example", "http://10.0.0.1:")
+    for url in [f"{start}{one}" for one in urls for start in starts]:
+        outcomes: list[object] = []
+        for one in (guard, remembering, remembering):
+            try:
+                one.check_url(url, "/input/url")
+                outcomes.append(None)
+            except NightshiftError as error:
+                outcomes.append((error.code, error.detail, error.pointer))
+        assert outcomes[0] == outcomes[1] == outcomes[2], url
+
+
+def test_a_host_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(Guard, "check_url", lambda self, url, pointer=None: looked.append(url))
+    remembering = Remembering(Guard())
+    for n in range(3):
+        remembering.check_url(f"https://media.example/{n}.mp3")
+    assert looked == ["https://media.example/0.mp3"]
