@@ -69,6 +69,11 @@ class SeparationParams(Params):
     outputs: tuple[Literal["target", "residual"], ...] = Field(("target", "residual"), min_length=1)
     channels: Literal["preserve", "mono"] = "preserve"
     quality: Literal["reference", "standard", "draft"] = "standard"
+    windows: Literal["shared", "independent"] = Field(
+        "shared",
+        description="How a model that hears a long recording in windows joins them. shared: they advance together, "
+        "averaged at every step (MultiDiffusion); independent: each to its end by itself, and then averaged",
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1)
     output: AudioOutput = AudioOutput()
 

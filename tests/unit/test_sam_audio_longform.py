@@ -45,18 +45,18 @@ def whole(model: SamAudio, latents: torch.Tensor, schedule: Schedule, seed: int 
     )
 
 
-@pytest.mark.parametrize("scheme", ["multidiffusion", "independent"])
+@pytest.mark.parametrize("scheme", ["shared", "independent"])
 def test_one_window_is_the_plain_sampler(tiny: SamAudio, latents: torch.Tensor, scheme: Any) -> None:
-    _, state = finish(LongForm(tiny, Fixed(8), window=200, scheme=scheme).separate(latents, TASKS[:2], 0, 9, FEW))
+    _, state = finish(LongForm(tiny, Fixed(8), window=200).separate(latents, TASKS[:2], 0, 9, FEW, scheme=scheme))
     assert relative(state, whole(tiny, latents, FEW)) < 1e-5
 
 
-@pytest.mark.parametrize("scheme", ["multidiffusion", "independent"])
+@pytest.mark.parametrize("scheme", ["shared", "independent"])
 def test_windows_come_near_the_whole(tiny: SamAudio, latents: torch.Tensor, scheme: Any) -> None:
     """Noise by frame is what makes it so: with noise of its own for each window the error is of the order of one."""
     schedule = Schedule("midpoint", 4)
-    form = LongForm(tiny, Fixed(8), window=60, overlap=20, scheme=scheme)
-    _, state = finish(form.separate(latents, TASKS[:2], 0, 9, schedule))
+    form = LongForm(tiny, Fixed(8), window=60, overlap=20)
+    _, state = finish(form.separate(latents, TASKS[:2], 0, 9, schedule, scheme=scheme))
     reference = whole(tiny, latents, schedule)
     error = (state - reference).square().mean().sqrt() / reference.square().mean().sqrt()
     assert float(error) < 0.05
@@ -64,10 +64,10 @@ def test_windows_come_near_the_whole(tiny: SamAudio, latents: torch.Tensor, sche
     assert float((other - reference).square().mean().sqrt() / reference.square().mean().sqrt()) > 0.5
 
 
-@pytest.mark.parametrize("scheme", ["multidiffusion", "independent"])
+@pytest.mark.parametrize("scheme", ["shared", "independent"])
 def test_the_batch_does_not_matter(tiny: SamAudio, latents: torch.Tensor, scheme: Any) -> None:
     results = [
-        finish(LongForm(tiny, Fixed(batch), window=60, overlap=20, scheme=scheme).separate(latents, TASKS, 50, 9, FEW))[
+        finish(LongForm(tiny, Fixed(batch), window=60, overlap=20).separate(latents, TASKS, 50, 9, FEW, scheme=scheme))[
             1
         ]
         for batch in (1, 4, 100)

@@ -18,7 +18,7 @@ from worker.separation.sam_audio import official
 from worker.separation.sam_audio.config import SamAudioConfig, TransformerConfig
 from worker.separation.sam_audio.fitting import LEAST_BYTES
 from worker.separation.sam_audio.loading import fingerprint, weight_bytes
-from worker.separation.sam_audio.longform import LongForm, Scheme, window_bytes
+from worker.separation.sam_audio.longform import LongForm, window_bytes
 from worker.separation.sam_audio.model import SamAudio
 from worker.separation.sam_audio.separator import SamAudioSeparator
 
@@ -66,12 +66,11 @@ def separator(
     *,
     window: int = 750,
     overlap: int = 125,
-    scheme: Scheme = "multidiffusion",
 ) -> SamAudioSeparator:
     """A checkpoint's folder, loaded.
 
     dtype: of the transformer's layers; None: as the host says, `auto` being the fastest that its device has.
-    window, overlap: latent frames; they, the dtype and the scheme are part of the version.
+    window, overlap: latent frames; they and the dtype are part of the version.
     Raises `weights_missing`, `weights_invalid`, `device_missing`, `gpu_oom`.
     """
     device = devices.choose(host, name)
@@ -94,10 +93,10 @@ def separator(
     # The other half of the memory is for the codec.
     batches = Batches(name, device, window_bytes(config, window), fraction=host.memory_fraction / 2)
     kind = str(dtype).rpartition(".")[2]
-    version = f"{IMPLEMENTATION}-{fingerprint(folder)}-{kind}-{scheme}-{window}-{overlap}"
+    version = f"{IMPLEMENTATION}-{fingerprint(folder)}-{kind}-{window}-{overlap}"
     if host.sam_audio_backend != "native":
         version += f"-{host.sam_audio_backend}"
-    form = LongForm(model, batches, window=window, overlap=overlap, scheme=scheme)
+    form = LongForm(model, batches, window=window, overlap=overlap)
     return SamAudioSeparator(name, version, form)
 
 

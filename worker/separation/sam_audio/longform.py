@@ -1,8 +1,9 @@
 """Separation of a block of any length in windows that share one noise and are blended as latents.
 
-Two ways: `multidiffusion` (O. Bar-Tal et al., 2023) keeps one state for the whole block and averages the velocities of
-overlapping windows at every evaluation; `independent` carries each window from the shared noise to its end by itself
-and averages what comes out. The result depends on the plan of the windows, never on how many share a batch.
+Two ways: `shared` (MultiDiffusion, O. Bar-Tal et al., 2023) keeps one state for the whole block and averages the
+velocities of overlapping windows at every evaluation; `independent` carries each window from the shared noise to its
+end by itself and averages what comes out. The result depends on the plan of the windows, never on how many share a
+batch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from worker.separation.sam_audio.noise import noise
 from worker.separation.sam_audio.sampler import REFERENCE, Schedule, walk
 from worker.separation.sam_audio.windows import WindowPlan, plan
 
-Scheme = Literal["multidiffusion", "independent"]
+Scheme = Literal["shared", "independent"]
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,11 @@ class LongForm:
     evaluations, windows_evaluated: since it was made; an evaluation is of all windows of a batch.
     """
 
-    def __init__(
-        self,
-        model: SamAudio,
-        batches: Batches,
-        *,
-        window: int = 750,
-        overlap: int = 125,
-        scheme: Scheme = "multidiffusion",
-    ) -> None:
+    def __init__(self, model: SamAudio, batches: Batches, *, window: int = 750, overlap: int = 125) -> None:
         if not 0 <= overlap < window:
             raise ValueError("a window has frames of its own")
         self.model, self.batches = model, batches
-        self.window, self.overlap, self.scheme = window, overlap, scheme
+        self.window, self.overlap = window, overlap
         self.evaluations = self.windows_evaluated = 0
 
     @torch.inference_mode()
@@ -65,6 +58,7 @@ class LongForm:
         seed: int,
         schedule: Schedule = REFERENCE,
         check: Callable[[], None] = lambda: None,
+        scheme: Scheme = "shared",
     ) -> Generator[float, None, Tensor]:
         """Yields the fraction done after every batch; returns the states, float32 [tasks, T, 256].
 
@@ -75,7 +69,7 @@ class LongForm:
         block = _Block(self.model, latents, tasks, start, windows)
         drawn = torch.from_numpy(noise(seed, start, windows.frames, self.model.config.state_channels))
         state = drawn.to(self.model.device).expand(len(tasks), -1, -1)
-        together = self.scheme == "multidiffusion"
+        together = scheme == "shared"
         steps = walk(state if together else block.cut(state), schedule)
         time, state = next(steps)
         for evaluation in range(schedule.evaluations):

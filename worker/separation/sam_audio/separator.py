@@ -90,7 +90,9 @@ class SamAudioSeparator:
             tasks += [Task(row, prompt.description, marked) for row in range(latents.shape[0])]
         begin, _ = self._reach.sampled(block)
         start = round((block.start / block.rate + begin) * self.model.config.frame_rate)
-        steps = self.form.separate(latents, tasks, start, params.seed, TIERS[params.quality], check)
+        steps = self.form.separate(
+            latents, tasks, start, params.seed, TIERS[params.quality], check, params.windows
+        )  # fmt: skip
         while True:
             try:
                 fraction = next(steps)
