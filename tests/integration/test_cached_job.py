@@ -119,8 +119,9 @@ def test_each_result_lives_as_long_as_its_own_job(sqlite_house: House, sqlite_ru
 
 
 def test_only_the_same_is_taken(
-    house: House, runner: Runner, receiver: Receiver, episode: Path, tmp_path: Path
+    sqlite_house: House, sqlite_runner: Runner, receiver: Receiver, episode: Path, tmp_path: Path
 ) -> None:
+    house, runner = sqlite_house, sqlite_runner
     runner.settings = house.settings.model_copy(update={"allow_private_hosts": (receiver.host,)})
     upload = house.upload(episode)
     first = done(house, runner, input={"upload": upload})
