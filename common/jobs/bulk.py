@@ -14,7 +14,7 @@ from common.jobs.job import BRIEF, Brief
 from common.jobs.query import Filter, matching
 from common.states import ACTIVE, TERMINAL, State, Verb, sources
 
-STEP = 1000
+STEP = 2000
 
 
 class Action(StrEnum):

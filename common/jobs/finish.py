@@ -162,7 +162,7 @@ def cancel_many(tx: Tx, job_ids: Collection[str]) -> list[Brief]:
         return []
     rows = tx.execute(
         update(jobs)
-        .where(jobs.c.id.in_(job_ids), jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
+        .where(tx.listed(jobs.c.id, job_ids), jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
         .values(
             state=State.CANCELLED, reason=Reason.BY_CALLER, upstream=None, finished_at=tx.now(), updated_at=tx.now()
         )
@@ -189,7 +189,7 @@ def expire(tx: Tx, limit: int = 1000) -> list[Brief]:
     ids = [row.id for row in tx.execute(late)]
     rows = tx.execute(
         update(jobs)
-        .where(jobs.c.id.in_(ids), jobs.c.state.in_(sources(Verb.EXPIRE)))
+        .where(tx.listed(jobs.c.id, ids), jobs.c.state.in_(sources(Verb.EXPIRE)))
         .values(
             state=State.EXPIRED, reason=Reason.DEADLINE, upstream=None, finished_at=tx.now(), updated_at=tx.now(),
             error={
@@ -254,7 +254,7 @@ def _awaited(tx: Tx, unsuccessful: Sequence[Brief]) -> Sequence[Brief]:
     if len(unsuccessful) < 2:
         return unsuccessful
     ids = [job.id for job in unsuccessful]
-    found = set(tx.execute(select(jobs.c.upstream).where(jobs.c.upstream.in_(ids)).distinct()).scalars())
+    found = set(tx.execute(select(jobs.c.upstream).where(tx.listed(jobs.c.upstream, ids)).distinct()).scalars())
     return [job for job in unsuccessful if job.id in found]
 
 

@@ -149,7 +149,7 @@ def _needy(tx: Tx, job_ids: Sequence[str]) -> set[str]:
         jobs.c.request["inputs"].as_string().is_not(None),
     )
     needy = set()
-    for row in tx.execute(select(jobs.c.id, jobs.c.request).where(jobs.c.id.in_(job_ids), perhaps)):
+    for row in tx.execute(select(jobs.c.id, jobs.c.request).where(tx.listed(jobs.c.id, job_ids), perhaps)):
         asked = parse_request(dict(row.request))
         if asked.voices() or any(source.job for source in asked.sources().values()):
             needy.add(row.id)
@@ -161,7 +161,7 @@ def _resubmit_plain(tx: Tx, ended: Sequence[Brief]) -> None:
         return
     rows = tx.execute(
         update(jobs)
-        .where(jobs.c.id.in_([job.id for job in ended]), jobs.c.state.in_(sources(Verb.RESUBMIT)))
+        .where(tx.listed(jobs.c.id, [job.id for job in ended]), jobs.c.state.in_(sources(Verb.RESUBMIT)))
         .values(**_anew(tx))
         .returning(*BRIEF)
     )

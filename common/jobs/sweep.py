@@ -133,7 +133,7 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
     )
     nameless = list(tx.execute(forgotten).scalars())
     tx.execute(
-        update(jobs).where(jobs.c.id.in_(nameless), jobs.c.finished_at.is_not(None)).values(idempotency_key=None)
+        update(jobs).where(tx.listed(jobs.c.id, nameless), jobs.c.finished_at.is_not(None)).values(idempotency_key=None)
     )
     stale = tx.execute(
         select(uploads.c.id, uploads.c.storage_key)
@@ -148,7 +148,7 @@ def prune(tx: Tx, *, retention_seconds: float, idempotency_seconds: float, limit
         .limit(limit)
     )
     messages = list(tx.execute(told).scalars())
-    tx.execute(delete(callbacks).where(callbacks.c.id.in_(messages), callbacks.c.state != "pending"))
+    tx.execute(delete(callbacks).where(tx.listed(callbacks.c.id, messages), callbacks.c.state != "pending"))
     gone = (
         select(batches.c.id)
         .where(
@@ -174,7 +174,7 @@ def remove_many(tx: Tx, job_ids: Collection[str]) -> int:
     """`remove` of several; how many it was."""
     if not job_ids:
         return 0
-    ended = delete(jobs).where(jobs.c.id.in_(job_ids), jobs.c.finished_at.is_not(None))
+    ended = delete(jobs).where(tx.listed(jobs.c.id, job_ids), jobs.c.finished_at.is_not(None))
     gone = tx.execute(ended.returning(jobs.c.id, jobs.c.attempt)).all()
     # One that never began has no files.
     finish.sweep_many(tx, [layout.job_folder(row.id) for row in gone if row.attempt])
