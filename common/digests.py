@@ -1,4 +1,4 @@
-"""Pure: a small number for each of very many digests, in some twenty bytes each where a dict takes a hundred."""
+"""Pure: a small number for each of very many digests, in twelve to twenty bytes each where a dict takes a hundred."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Digests:
     """From digests of 64 bits to numbers below 256; those that were never set have 0. A hash table with open addressing
     and linear probing: a digest is as good as a hash."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int = 0) -> None:
         self._held = 0
-        self._make(_AT_FIRST)
+        self._make(max(_AT_FIRST, 1 << (expected * 5 // 4).bit_length()))
 
     def _make(self, size: int) -> None:
         # 0 is a free place, so that a digest of 0 counts as 1.
@@ -31,7 +31,7 @@ class Digests:
         digest = digest or 1
         place = self._place(digest)
         if not self._keys[place]:
-            if 3 * self._held >= 2 * self._size:
+            if 5 * self._held >= 4 * self._size:
                 self._grow()
                 place = self._place(digest)
             self._keys[place] = digest

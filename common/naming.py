@@ -164,11 +164,12 @@ def suffixes(
     """
     occupied = frozenset(_digest(name) for name in taken)
     levels, least = Digests(), 0
+    names = len(occupied) + len(items) * len(stems)
     for turn in range(_ROUNDS + 2):
         if turn == _ROUNDS:
             # Only names chosen to meet get here: each of them costs the same from now on.
             least = len(_SUFFIXES) - 1
-        seen, met = Digests(), False
+        seen, met = Digests(names), False
         for digest in occupied:
             seen[digest] = 1
         for item in items:
@@ -184,6 +185,7 @@ def suffixes(
             level = max(least, levels[identity])
             if any(seen[digest] > 1 for digest in _digests(template, item, stems, ext, level)):
                 levels[identity] = min(level + 1, len(_SUFFIXES) - 1)
+        del seen  # before there is another
     raise ValueError("two items have the same identity, or two stems the same name")
 
 

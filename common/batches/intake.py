@@ -322,10 +322,10 @@ class _Items(Collection[Named]):
         after = 0
         while True:
             with self._database.read() as tx:
-                found = batches.named(tx, self._batch.id, after=after, limit=10 * CHUNK)
+                found = batches.named(tx, self._batch.id, after=after, limit=CHUNK)
             for item, given in found:
                 yield Named(str(item), {**given, "batch": self._batch.name, "index": str(item)})
-            if len(found) < 10 * CHUNK:
+            if len(found) < CHUNK:
                 return
             after = found[-1][0]
 

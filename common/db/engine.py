@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, literal, make_url, select
+from sqlalchemy import Connection, Engine, Text, any_, create_engine, event, func, literal, make_url, select
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -67,6 +69,14 @@ class Tx:
     @property
     def postgresql(self) -> bool:
         return self.connection.dialect.name == "postgresql"
+
+    def listed(self, column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
+        """SQL for: the column holds one of these. They are one parameter: a thousand would cost more to send and to
+        read than what is done with them."""
+        if self.postgresql:
+            return column == any_(literal(list(values), postgresql.ARRAY(Text)))
+        given = func.json_each(json.dumps(list(values))).table_valued("value")
+        return column.in_(select(given.c.value))
 
     def execute(self, *args: Any, **kw: Any) -> Any:
         return self.connection.execute(*args, **kw)

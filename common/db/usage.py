@@ -17,6 +17,8 @@ from common.quotas import midnight
 
 # As many entries as a key may have for ever: what is of today, and the rest.
 _FOLDED = 2
+# What is left is folded the next time.
+_AT_ONCE = 10_000
 
 
 def add(tx: Tx, key_id: str, *, bytes: int = 0, audio_seconds: float = 0.0) -> None:
@@ -59,8 +61,8 @@ def fold(tx: Tx, limit: int = 100) -> int:
     if not key_ids:
         return 0
     today = midnight(tx.instant())
-    locked = select(usage).where(usage.c.key_id.in_(key_ids)).order_by(usage.c.id).with_for_update(skip_locked=True)
-    entries = tx.execute(locked).all()
+    locked = select(usage).where(usage.c.key_id.in_(key_ids)).order_by(usage.c.id).limit(_AT_ONCE)
+    entries = tx.execute(locked.with_for_update(skip_locked=True)).all()
     sums: dict[tuple[str, bool], list[int]] = {}
     for entry in entries:
         total = sums.setdefault((entry.key_id, entry.at >= today), [0, 0])

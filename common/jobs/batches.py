@@ -28,7 +28,7 @@ from common.states import Reason, State
 
 # Items taken in at once, and jobs that are steered at once: of these little is read.
 CHUNK = 500
-STEP = 1000
+STEP = 2000
 MAX_INTAKE_FAILURES = 5
 
 

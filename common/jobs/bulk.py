@@ -15,7 +15,7 @@ from common.jobs.query import Filter, matching
 from common.quotas import Quotas
 from common.states import ACTIVE, TERMINAL, State, Verb, sources
 
-STEP = 1000
+STEP = 2000
 
 
 class Action(StrEnum):

@@ -62,7 +62,7 @@ def _whole(tx: Tx, over: Sequence[Brief]) -> list[Job]:
     brief = [job.id for job in over if not isinstance(job, Job)]
     if brief:
         asked = jobs.c.request["callback", "url"].as_string().is_not(None)
-        rows = tx.execute(select(jobs).where(jobs.c.id.in_(brief), asked).order_by(jobs.c.id))
+        rows = tx.execute(select(jobs).where(tx.listed(jobs.c.id, brief), asked).order_by(jobs.c.id))
         found += [Job.from_row(row) for row in rows]
     return found
 

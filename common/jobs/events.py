@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,28 +30,28 @@ def changed(tx: Tx, *jobs: Brief, **more: Any) -> None:
     """Records the state that jobs have just come into."""
     if len(jobs) == 1:
         tx.execute(insert(events).values(job_id=jobs[0].id, at=tx.now(), type="state", data=_state(jobs[0]) | more))
-    else:
-        _alike(tx, tx.now(), ((job.id, _state(job) | more) for job in jobs))
+        return
+    alike = defaultdict[Hashable, list[Brief]](list)
+    for job in jobs:
+        error = to_json(job.error) if job.error else None
+        alike[job.state, job.reason, job.attempt, job.worker, error].append(job)
+    for same in alike.values():
+        _record(tx, tx.now(), _state(same[0]) | more, [job.id for job in same])
 
 
 def submitted(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Records the beginning of jobs whose rows were written together."""
-    began = ((row["id"], {"state": row["state"], "reason": row["reason"], "attempt": 0}) for row in rows)
-    _alike(tx, job_rows.c.created_at, began)
+    alike = defaultdict[tuple[str, str], list[str]](list)
+    for row in rows:
+        alike[row["state"], row["reason"]].append(row["id"])
+    for (state, reason), ids in alike.items():
+        _record(tx, job_rows.c.created_at, {"state": state, "reason": reason, "attempt": 0}, ids)
 
 
-def _alike(tx: Tx, at: ColumnElement[datetime], told: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Records the same of many jobs, which is most of what is ever said of many, in one statement."""
-    same: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
-    for job_id, data in told:
-        same.setdefault(to_json(data), (data, []))[1].append(job_id)
-    for data, ids in same.values():
-        tx.execute(
-            insert(events).from_select(
-                ["job_id", "at", "type", "data"],
-                select(job_rows.c.id, at, literal("state"), literal(data, Json)).where(job_rows.c.id.in_(ids)),
-            )
-        )
+def _record(tx: Tx, at: ColumnElement[datetime], data: Mapping[str, Any], ids: Iterable[str]) -> None:
+    """The same of several jobs, in one statement: of many at once mostly the same is to be said."""
+    said = select(job_rows.c.id, at, literal("state"), literal(data, Json)).where(tx.listed(job_rows.c.id, ids))
+    tx.execute(insert(events).from_select(["job_id", "at", "type", "data"], said))
 
 
 def _state(job: Brief) -> dict[str, Any]:

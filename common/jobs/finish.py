@@ -49,8 +49,9 @@ def succeed(tx: Tx, lease: Lease, result: Mapping[str, Any], fingerprint: str | 
             return Job.from_row(current)  # an earlier try of ours was committed although its answer was lost
         raise LeaseLost(lease)
     job = Job.from_row(row)
-    heard = job.length if job.length is not None and is_audio(job.kind) else 0.0
-    usage.add(tx, job.key_id, bytes=job.stored_bytes, audio_seconds=heard)
+    # Of what was taken over from another job, nothing was worked on.
+    heard = job.length if is_audio(job.kind) and not result.get("cached") else None
+    usage.add(tx, job.key_id, bytes=job.stored_bytes, audio_seconds=heard or 0.0)
     tx.execute(delete(blocks).where(blocks.c.job_id == job.id))
     sweep(tx, layout.blocks_folder(job.id))
     if job.kind == Kind.VOICE:
@@ -171,7 +172,7 @@ def cancel_many(tx: Tx, job_ids: Collection[str]) -> list[Brief]:
         return []
     rows = tx.execute(
         update(jobs)
-        .where(jobs.c.id.in_(job_ids), jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
+        .where(tx.listed(jobs.c.id, job_ids), jobs.c.state.in_(sources(Verb.CANCEL) - {State.RUNNING}))
         .values(
             state=State.CANCELLED, reason=Reason.BY_CALLER, upstream=None, finished_at=tx.now(), updated_at=tx.now()
         )
@@ -198,7 +199,7 @@ def expire(tx: Tx, limit: int = 1000) -> list[Brief]:
     ids = [row.id for row in tx.execute(late)]
     rows = tx.execute(
         update(jobs)
-        .where(jobs.c.id.in_(ids), jobs.c.state.in_(sources(Verb.EXPIRE)))
+        .where(tx.listed(jobs.c.id, ids), jobs.c.state.in_(sources(Verb.EXPIRE)))
         .values(
             state=State.EXPIRED, reason=Reason.DEADLINE, upstream=None, finished_at=tx.now(), updated_at=tx.now(),
             error={
@@ -272,7 +273,7 @@ def _awaited(tx: Tx, unsuccessful: Sequence[Brief]) -> Sequence[Brief]:
     if len(unsuccessful) < 2:
         return unsuccessful
     ids = [job.id for job in unsuccessful]
-    found = set(tx.execute(select(jobs.c.upstream).where(jobs.c.upstream.in_(ids)).distinct()).scalars())
+    found = set(tx.execute(select(jobs.c.upstream).where(tx.listed(jobs.c.upstream, ids)).distinct()).scalars())
     return [job for job in unsuccessful if job.id in found]
 
 

@@ -32,8 +32,9 @@ class Brief:
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:
-        values = dict(row._mapping)
-        return cls(**{**values, "state": State(values["state"]), "reason": Reason(values["reason"])})
+        values: dict[str, Any] = dict(zip(row._fields, row, strict=True))
+        values["state"], values["reason"] = State(values["state"]), Reason(values["reason"])
+        return cls(**values)
 
 
 BRIEF = tuple(jobs.c[member.name] for member in fields(Brief))

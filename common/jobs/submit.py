@@ -137,7 +137,7 @@ def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Brief], *, default_quota:
     own = quota.of(tx, key_id, default_quota)
     quota.check_bytes(tx, key_id, own)
     ids = [job.id for job in ended]
-    if any(_goes_at_once(row) for row in tx.execute(select(*_HURRY).where(jobs.c.id.in_(ids)).distinct())):
+    if any(_goes_at_once(row) for row in tx.execute(select(*_HURRY).where(tx.listed(jobs.c.id, ids)).distinct())):
         quota.check_hours(tx, key_id, own)
     needy = _needy(tx, ids)
     refused = 0
@@ -162,7 +162,7 @@ def _needy(tx: Tx, job_ids: Sequence[str]) -> set[str]:
         jobs.c.request["inputs"].as_string().is_not(None),
     )
     needy = set()
-    for row in tx.execute(select(jobs.c.id, jobs.c.request).where(jobs.c.id.in_(job_ids), perhaps)):
+    for row in tx.execute(select(jobs.c.id, jobs.c.request).where(tx.listed(jobs.c.id, job_ids), perhaps)):
         asked = parse_request(dict(row.request))
         if asked.voices() or any(source.job for source in asked.sources().values()):
             needy.add(row.id)
@@ -174,7 +174,7 @@ def _resubmit_plain(tx: Tx, ended: Sequence[Brief]) -> None:
         return
     rows = tx.execute(
         update(jobs)
-        .where(jobs.c.id.in_([job.id for job in ended]), jobs.c.state.in_(sources(Verb.RESUBMIT)))
+        .where(tx.listed(jobs.c.id, [job.id for job in ended]), jobs.c.state.in_(sources(Verb.RESUBMIT)))
         .values(**_anew(tx))
         .returning(*BRIEF)
     )

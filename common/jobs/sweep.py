@@ -149,7 +149,7 @@ def prune(
     )
     nameless = list(tx.execute(forgotten).scalars())
     tx.execute(
-        update(jobs).where(jobs.c.id.in_(nameless), jobs.c.finished_at.is_not(None)).values(idempotency_key=None)
+        update(jobs).where(tx.listed(jobs.c.id, nameless), jobs.c.finished_at.is_not(None)).values(idempotency_key=None)
     )
     old_callbacks = (
         select(callbacks.c.id)
@@ -157,7 +157,7 @@ def prune(
         .limit(limit)
     )
     messages = list(tx.execute(old_callbacks).scalars())
-    tx.execute(delete(callbacks).where(callbacks.c.id.in_(messages), callbacks.c.state != "pending"))
+    tx.execute(delete(callbacks).where(tx.listed(callbacks.c.id, messages), callbacks.c.state != "pending"))
     removed += _prune_uploads(tx, retention_seconds, limit)
     rounds.forget(tx)
     tx.execute(delete(processes).where(processes.c.seen_at < tx.now(-7 * 86400.0)))
@@ -194,7 +194,7 @@ def _prune_uploads(tx: Tx, retention_seconds: float, limit: int) -> int:
         # Asked again, now that they are locked: a job may have come for one just before.
         gone = tx.execute(
             delete(uploads)
-            .where(uploads.c.id.in_(ids), or_(unused, uploads.c.state == "pending"))
+            .where(tx.listed(uploads.c.id, ids), or_(unused, uploads.c.state == "pending"))
             .returning(uploads.c.key_id, uploads.c.storage_key, uploads.c.size)
         ).all()
         finish.sweep_many(tx, [row.storage_key for row in gone])
@@ -218,7 +218,7 @@ def remove_many(tx: Tx, job_ids: Collection[str]) -> int:
     transfers.drop(tx, job_ids)
     gone = tx.execute(
         delete(jobs)
-        .where(jobs.c.id.in_(job_ids), jobs.c.finished_at.is_not(None))
+        .where(tx.listed(jobs.c.id, job_ids), jobs.c.finished_at.is_not(None))
         .returning(jobs.c.id, jobs.c.key_id, jobs.c.stored_bytes, jobs.c.attempt)
     ).all()
     # One that never began has no files.

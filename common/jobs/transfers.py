@@ -181,12 +181,12 @@ def retry_some(tx: Tx, batch_id: str, *, after: int = 0, limit: int = CHUNK) -> 
 
 def drop(tx: Tx, job_ids: Collection[str]) -> None:
     """Forgets the transfers of jobs that are about to be deleted; those that were pending count as failed."""
-    pending = and_(transfers.c.job_id.in_(job_ids), transfers.c.state == "pending")
+    pending = and_(tx.listed(transfers.c.job_id, job_ids), transfers.c.state == "pending")
     found = tx.execute(select(transfers.c.job_id, transfers.c.batch_id).where(pending)).all()
     if not found:
         return
     for table, ids in ((jobs, {row.job_id for row in found}), (batches, {row.batch_id for row in found})):
-        tx.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update())
+        tx.execute(select(table.c.id).where(tx.listed(table.c.id, ids)).order_by(table.c.id).with_for_update())
     gone = Counter(tx.execute(delete(transfers).where(pending).returning(transfers.c.batch_id)).scalars())
     for batch_id, n in sorted(gone.items()):
         tally.delivered(tx, _count(tx, batch_id, delivering=-n, undelivered=n))

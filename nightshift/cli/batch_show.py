@@ -147,8 +147,8 @@ def at_risk(batch: Batch) -> Text:
 
 
 def listed(found: Iterable[Batch]) -> None:
-    rows = (
-        (
+    rows = [
+        [
             batch.id,
             batch.body["name"],
             state(batch),
@@ -157,10 +157,13 @@ def listed(found: Iterable[Batch]) -> None:
             show.age(batch.body["created_at"]),
             _likely(batch),
             show.expiry(batch.body),
-        )
+        ]
         for batch in found
-    )
-    show.table(["batch", "name", "state", "done", "failed", "age", "likely end", ""], rows)
+    ]
+    columns = ["batch", "name", "state", "done", "failed", "age", "likely end", "keeping"]
+    # Of what is deleted soon: seldom, and then it is worth its place.
+    shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
+    show.table(columns[:shown], [row[:shown] for row in rows])
 
 
 def _likely(batch: Batch) -> Text:

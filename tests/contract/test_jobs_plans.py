@@ -218,11 +218,12 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
         lambda tx, key: transfers.undelivered(tx, "bat_1", after=0, limit=50), "ix_transfers_failed",
     ),
     "prune": (
-        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6), "ix_jobs_expiry",
+        lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6),
+        "ix_jobs_expiry|ix_jobs_finished",
     ),
     "prune what was told": (
         lambda tx, key: sweep.prune(tx, retention_seconds=9e6, idempotency_seconds=9e6, warning_seconds=9e5),
-        "ix_jobs_expiry",
+        "ix_jobs_expiry|ix_jobs_finished",
     ),
     "tell of an end": (lambda tx, key: expiry.tell_jobs(tx, Retention(9e6, 9e5)), "ix_jobs_expiry|ix_jobs_finished"),
     "tell of a batch's end": (lambda tx, key: expiry.tell_batch(tx, Retention(9e6, 9e5)), "batches"),

@@ -178,6 +178,15 @@ def test_pictures_are_not_audio(database: Database) -> None:
         assert usage.audio_seconds(tx, [key_id], tx.instant())[key_id] == 0
 
 
+def test_what_was_taken_over_from_another_job_is_no_work(database: Database) -> None:
+    key_id = new_key(database)
+    job = claimed(database, submitted(database, key_id).id)
+    taken = {**result("speech", metrics={"audio_seconds": 60.0}), "cached": {"job": "job_1", "finished_at": "2026"}}
+    with database.write() as tx:
+        assert finish.succeed(tx, job.lease, taken).length == 60.0
+        assert usage.audio_seconds(tx, [key_id], tx.instant()).get(key_id, 0.0) == 0
+
+
 def test_ends_and_folds_at_once_lose_nothing_and_wait_for_nobody(database: Database) -> None:
     """Of one key, from several threads, with two schedulers folding all along."""
     key_id = new_key(database)

@@ -116,7 +116,7 @@ def test_a_job_that_goes_on_elsewhere_does_not_ask_again(house: House, runner: R
 
     synthesizer.speak = breaks
     assert runner.run()
-    assert house.job(job.id).state is State.WAITING
+    assert house.job(job.id).state in (State.WAITING, State.QUEUED), "its backoff is short"
     kept = house.job(job.id).blocks_done
     assert kept >= 2, "the answer, and what of its speech was stored by then"
     jobs.queue_up(house.database, job.id)

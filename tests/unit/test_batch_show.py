@@ -46,6 +46,7 @@ def batch(**members: Any) -> Batch:
         {
             "id": "bat_1", "name": "archive", "state": "active", "open": True, "deadline": None, "risk": None,
             "forecast": None, "audio": {"done": 0.0, "left": 0.0, "unknown": 0}, **members,
+            "delivery": None, "held_until": None, "warned_at": None, "expires_at": None,
             "counts": {**counts, "succeeded": 0, "total": 12, **members.get("counts", {})},
         },
     )  # fmt: skip

@@ -12,11 +12,11 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 from pydantic import ValidationError
 
-from api.parsing import pointer
 from common.engines import REGISTRY
 from common.errors import NightshiftError
 from common.params import Rle, SegmentationParams, parse_request
 from common.params.segmentation import runs_of
+from common.pointers import located
 
 BOX = {"box": [1, 2, 30, 40]}
 HALF = {"size": [2, 2], "counts": [2, 2]}
@@ -36,7 +36,7 @@ def complaint(value: dict[str, Any]) -> tuple[str, str]:
     with pytest.raises(ValidationError) as caught:
         parse_request(value)
     error = caught.value.errors()[0]
-    return pointer(error["loc"], value), error["msg"]
+    return located(error["loc"], value), error["msg"]
 
 
 def test_the_defaults() -> None:
