@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,9 @@ from rich.text import Text
 
 from nightshift.client import Job
 
-out = Console(highlight=False)
+# A pipe has no width of its own, and whoever reads from it wants rows whole.
+_PIPE_WIDTH = 160
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 notes = Console(stderr=True, highlight=False)
 
 _COLOURS = {

@@ -15,7 +15,7 @@ from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.db.tables import transfers as rows
 from common.jobs import batches, deadlines, expiry, finish, query, queueing, quota, running, submit, sweep, transfers
-from common.jobs.batches import STEP, NewBatch
+from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
 from common.quotas import Quotas
 from common.retention import Retention
@@ -163,7 +163,7 @@ def _ring_again(tx: Tx, key_id: str) -> None:
 
 def _cancel(tx: Tx, _key_id: str) -> None:
     batches.cancel(tx, "bat_1")
-    assert batches.cancel_some(tx, "bat_1") == STEP
+    assert batches.cancel_some(tx, "bat_1", 500) == 500
 
 
 VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
@@ -209,7 +209,7 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     ),
     "cancel of a batch": (_cancel, "ix_jobs_item_state|ix_jobs_release_batch"),
     "retry of a batch": (
-        lambda tx, key: batches.retry_some(tx, "bat_1", default_quota=10**6),
+        lambda tx, key: batches.retry_some(tx, "bat_1", default_quota=Quotas(10**6)),
         "ix_jobs_item_state|ix_jobs_unsuccessful|ix_jobs_item",
     ),
     "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),

@@ -36,7 +36,7 @@ from worker.scheduler import Scheduler
 
 COUNT = 2 * STEP
 # Statements of a step, with the transaction's own; a little more than there are.
-OF_A_STEP = 20
+OF_A_STEP = 25
 QUOTA = Quotas(10 * COUNT)
 
 
