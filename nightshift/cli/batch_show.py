@@ -57,7 +57,7 @@ def _work(told: Mapping[str, Any]) -> str:
     there = " and ".join(_counted(n, "card" if lane == "gpu" else "worker") for lane, n in cards.items())
     hours = told["worker_seconds"]["likely"] / 3600
     if hours < 1:
-        return f"{max(1, round(60 * hours))} {one}-minutes on {there}"
+        return f"{_counted(max(1, round(60 * hours)), f'{one}-minute')} on {there}"
     return f"{hours:.0f} {one}-hours on {there}" if hours >= 10 else f"{hours:.1f} {one}-hours on {there}"
 
 
