@@ -296,7 +296,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=any_number, limit=st.integers(1, 3))
     def cancel_some(self, number: int, limit: int) -> None:
         if (batch_id := self._batch(number)) is not None:
-            self._do({Verb.CANCEL, *ENDED}, lambda tx: batches.cancel_some(tx, batch_id, limit))
+            self._do({Verb.CANCEL, *ENDED}, lambda tx: batches.cancel_some(tx, batch_id, limit=limit))
             self.to_stop |= {
                 job_id
                 for job_id, row in self.seen.jobs.items()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import Row, bindparam, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
@@ -436,14 +436,23 @@ def to_cancel(tx: Tx, limit: int = 20) -> list[str]:
     return list(tx.execute(query.order_by(batches.c.id).limit(limit)).scalars())
 
 
-def cancel_some(tx: Tx, batch_id: str, limit: int = STEP) -> int:
-    """Cancels up to `limit` jobs of a batch that is being cancelled, and flags those that run; how many it was.
+@dataclass(frozen=True)
+class Cancelled:
+    """done: how many jobs.  last: pass as `after` for the next ones; None where there were no more behind it."""
 
-    0: there is nothing left to do; those that run end with their workers' word.
+    done: int
+    last: int | None
+
+
+def cancel_some(tx: Tx, batch_id: str, *, after: int = 0, limit: int = STEP) -> Cancelled:
+    """Cancels up to `limit` jobs of a batch that is being cancelled, and flags those that run: all that are queued, and
+    those that wait after the item `after`.
+
+    Where none is done after 0, nothing is left to do; those that run end with their workers' word.
     """
     cancelling = select(batches.c.id).where(batches.c.id == batch_id, batches.c.state == BatchState.CANCELLING)
     if tx.execute(cancelling).first() is None:
-        return 0
+        return Cancelled(0, None)
     tx.execute(
         update(jobs)
         .where(
@@ -452,28 +461,27 @@ def cancel_some(tx: Tx, batch_id: str, limit: int = STEP) -> int:
         )
         .values(cancel_requested=True, updated_at=tx.now())
     )  # fmt: skip
-    return len(finish.cancel_many(tx, _some(tx, batch_id, (State.QUEUED, State.WAITING), limit)))
+    queued = _some(tx, batch_id, State.QUEUED, limit)
+    waiting = _some(tx, batch_id, State.WAITING, limit - len(queued), after)
+    gone = finish.cancel_many(tx, [row.id for row in (*queued, *waiting)])
+    return Cancelled(len(gone), waiting[-1].batch_item if waiting else None)
 
 
-def _some(tx: Tx, batch_id: str, states: Sequence[State], limit: int, after: int = 0) -> list[str]:
-    """Ids of jobs in these states, locked. One statement a state, each a stretch of the index."""
-    found: list[str] = []
-    for state in states:
-        query = (
-            select(jobs.c.id)
-            .where(
-                jobs.c.batch_id == batch_id,
-                jobs.c.batch_id.is_not(None),
-                jobs.c.state == state,
-                jobs.c.batch_item > after,
-            )
-            .order_by(jobs.c.batch_item)
-            .limit(limit - len(found))
-            .with_for_update(skip_locked=True)
+def _some(tx: Tx, batch_id: str, state: State, limit: int, after: int = 0) -> Sequence[Row[Any]]:
+    """id and batch_item of jobs in a state after the item `after`, locked: a stretch of the index."""
+    query = (
+        select(jobs.c.id, jobs.c.batch_item)
+        .where(
+            jobs.c.batch_id == batch_id,
+            jobs.c.batch_id.is_not(None),
+            jobs.c.state == state,
+            jobs.c.batch_item > after,
         )
-        found += tx.execute(query).scalars()
-        if len(found) >= limit:
-            break
+        .order_by(jobs.c.batch_item)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    found: Sequence[Row[Any]] = tx.execute(query).all()
     return found
 
 

@@ -273,7 +273,10 @@ def _awaited(tx: Tx, unsuccessful: Sequence[Brief]) -> Sequence[Brief]:
     if len(unsuccessful) < 2:
         return unsuccessful
     ids = [job.id for job in unsuccessful]
-    found = set(tx.execute(select(jobs.c.upstream).where(tx.listed(jobs.c.upstream, ids)).distinct()).scalars())
+    # One look into the index for each. PostgreSQL would read the whole table, where it does not know yet that few wait.
+    waiting = jobs.alias()
+    one = select(waiting.c.id).where(waiting.c.upstream == jobs.c.id).limit(1).scalar_subquery()
+    found = set(tx.execute(select(jobs.c.id).where(tx.listed(jobs.c.id, ids), one.is_not(None))).scalars())
     return [job for job in unsuccessful if job.id in found]
 
 

@@ -254,7 +254,7 @@ def test_cancelled_at_once_and_by_its_workers(database: Database) -> None:
         assert batches.to_cancel(tx) == [batch.id]
     assert start(database, "w2") is None
     with database.write() as tx:
-        assert [batches.cancel_some(tx, batch.id, 3) for _ in range(3)] == [3, 1, 0]
+        assert [batches.cancel_some(tx, batch.id, limit=3).done for _ in range(3)] == [3, 1, 0]
         assert running.orders(tx, job.lease, "w1", ["cpu"], LEASE).cancel
     assert look(database, batch.id).state is BatchState.CANCELLING
     with database.write() as tx:

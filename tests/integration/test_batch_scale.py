@@ -191,9 +191,9 @@ def _cancel_and_die(url: str, batch_id: str) -> None:
     database = Database(url)
     for _ in range(3):
         with database.write() as tx:
-            batches.cancel_some(tx, batch_id, 50)
+            batches.cancel_some(tx, batch_id, limit=50)
     with database.write() as tx:
-        batches.cancel_some(tx, batch_id, 50)
+        batches.cancel_some(tx, batch_id, limit=50)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
