@@ -163,7 +163,7 @@ def _ring_again(tx: Tx, key_id: str) -> None:
 
 def _cancel(tx: Tx, _key_id: str) -> None:
     batches.cancel(tx, "bat_1")
-    assert batches.cancel_some(tx, "bat_1", 500) == 500
+    assert batches.cancel_some(tx, "bat_1", limit=500).done == 500
 
 
 VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
