@@ -35,6 +35,8 @@ def house(tmp_path: Path, sqlite_url: str, server: chat.Chat) -> House:
     return House(
         tmp_path / "home", sqlite_url, models_dir=tmp_path / "models", llm_url=server.url, llm_model="tiny",
         llm_api_key="sk-0123456789abcdef",
+        # What is to be tried again is seen waiting, however slow the machine.
+        retry_base_seconds=600.0,
     )  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def test_a_job_that_goes_on_elsewhere_does_not_ask_again(house: House, runner: R
 
     synthesizer.speak = breaks
     assert runner.run()
-    assert house.job(job.id).state in (State.WAITING, State.QUEUED), "its backoff is short"
+    assert house.job(job.id).state is State.WAITING
     kept = house.job(job.id).blocks_done
     assert kept >= 2, "the answer, and what of its speech was stored by then"
     jobs.queue_up(house.database, job.id)
