@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -44,14 +44,20 @@ class Callback:
 
 def enqueue(tx: Tx, over: Sequence[Brief]) -> None:
     """Writes the callbacks of jobs that have just ended, where their requests ask for one."""
-    asked = [job for job in _whole(tx, over) if job.request.get("callback")]
+    tell(tx, [(job, f"job.{job.state}", {}) for job in _whole(tx, over)])
+
+
+def tell(tx: Tx, news: Iterable[tuple[Job, str, Mapping[str, Any]]]) -> None:
+    """Writes messages about jobs, each with its event and what is to be said beside, where their requests ask to be
+    told."""
+    asked = [one for one in news if one[0].request.get("callback")]
     if asked:
         at = tx.instant()
         _put(
             tx,
             [
-                _row(job.key_id, job.request["callback"]["url"], f"job.{job.state}", message(job, at), job_id=job.id)
-                for job in asked
+                _row(job.key_id, job.request["callback"]["url"], event, message(job, at, event, **more), job_id=job.id)
+                for job, event, more in asked
             ],
         )
 
@@ -133,6 +139,11 @@ def message(job: Job, at: datetime, event: str | None = None, **more: Any) -> st
 def _dumps(event: str, at: datetime, data: Mapping[str, Any]) -> str:
     body = {"type": event, "timestamp": at.isoformat().replace("+00:00", "Z"), "data": data}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+def instant(at: datetime | None) -> str | None:
+    """As messages say when something will be; to the second."""
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z") if at is not None else None
 
 
 def _outputs(result: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:

@@ -173,10 +173,8 @@ def _tell_batch(tx: Tx, batch: Batch, found: Finding) -> bool:
     if row is None:
         return False
     event = _event(found)
-    if event is not None and batch.callback:
-        now = Batch.from_row(row)
-        body = tally.message(now, f"batch.{event}", tx.instant(), **_more(found))
-        callbacks.put(tx, now.key_id, batch.callback["url"], f"batch.{event}", body, batch_id=now.id)
+    if event is not None:
+        tally.tell(tx, Batch.from_row(row), event, **_more(found))
     return True
 
 
@@ -192,10 +190,7 @@ def _tell_job(tx: Tx, job: Job, found: Finding) -> bool:
         return True
     level = "info" if found.risk is Risk.ON_TIME else "warning"
     events.log(tx, job.id, level, event, _sentence(found), **_more(found))
-    asked = job.request.get("callback")
-    if asked:
-        body = callbacks.message(Job.from_row(row), tx.instant(), f"job.{event}", **_more(found))
-        callbacks.put(tx, job.key_id, asked["url"], f"job.{event}", body, job_id=job.id)
+    callbacks.tell(tx, [(Job.from_row(row), f"job.{event}", _more(found))])
     return True
 
 
@@ -220,22 +215,18 @@ def _more(found: Finding) -> dict[str, Any]:
         {name: getattr(forecast, name) for name in ("earliest", "likely", "latest")} if forecast is not None else {}
     )
     return {
-        "deadline": _text(found.of.deadline),
+        "deadline": callbacks.instant(found.of.deadline),
         "risk": found.risk,
-        "forecast": {name: _text(at) for name, at in told.items()} or None,
+        "forecast": {name: callbacks.instant(at) for name, at in told.items()} or None,
     }
 
 
 def _sentence(found: Finding) -> str:
     likely = found.forecast.likely if found.forecast is not None else None
-    starts = f"It will likely start at {_text(likely)}" if likely is not None else "It has not started"
+    starts = f"It will likely start at {callbacks.instant(likely)}" if likely is not None else "It has not started"
     after = {
         Risk.LATE: "after its deadline of",
         Risk.AT_RISK: "perhaps after its deadline of",
         Risk.ON_TIME: "before its deadline of",
     }[found.risk]
-    return f"{starts}, {after} {_text(found.of.deadline)}."
-
-
-def _text(at: datetime | None) -> str | None:
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z") if at is not None else None
+    return f"{starts}, {after} {callbacks.instant(found.of.deadline)}."

@@ -46,7 +46,7 @@ def tell_jobs(tx: Tx, keep: Retention, limit: int = STEP) -> int:
     )
     told = [Job.from_row(row) for row in rows]
     at = tx.instant()
-    _tell(tx, [(job, keep.expires_at(job.finished_at, at)) for job in told], at)
+    _tell(tx, [(job, keep.expires_at(job.finished_at, at)) for job in told])
     return len(told)
 
 
@@ -88,22 +88,13 @@ def tell_batch(tx: Tx, keep: Retention, limit: int = STEP) -> bool:
     if not tx.execute(told).rowcount:
         return True  # another scheduler was quicker, or the batch goes on
     expires_at = keep.expires_at(batch.finished_at, at)
-    if batch.expiry_told_item is None and batch.callback:
-        body = tally.message(batch, "batch.expiring", at, expires_at=_iso(expires_at))
-        callbacks.put(tx, batch.key_id, batch.callback["url"], "batch.expiring", body, batch_id=batch.id)
-    _tell(tx, [(Job.from_row(one), expires_at) for one in found if one.finished_at is not None], at)
+    if batch.expiry_told_item is None:
+        tally.tell(tx, batch, "expiring", expires_at=callbacks.instant(expires_at))
+    _tell(tx, [(Job.from_row(one), expires_at) for one in found if one.finished_at is not None])
     return True
 
 
-def _tell(tx: Tx, expiring: list[tuple[Job, datetime | None]], at: datetime) -> None:
-    lines = {job.id: f"It will be deleted with its results on {_iso(expires_at)}." for job, expires_at in expiring}
-    events.warned(tx, "expiring", lines)
-    for job, expires_at in expiring:
-        asked = job.request.get("callback")
-        if asked:
-            body = callbacks.message(job, at, "job.expiring", expires_at=_iso(expires_at))
-            callbacks.put(tx, job.key_id, asked["url"], "job.expiring", body, job_id=job.id)
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return instant.isoformat(timespec="seconds").replace("+00:00", "Z") if instant is not None else None
+def _tell(tx: Tx, expiring: list[tuple[Job, datetime | None]]) -> None:
+    said = [(job, callbacks.instant(expires_at)) for job, expires_at in expiring]
+    events.warned(tx, "expiring", {job.id: f"It will be deleted with its results on {at}." for job, at in said})
+    callbacks.tell(tx, [(job, "job.expiring", {"expires_at": at}) for job, at in said])

@@ -83,7 +83,7 @@ def settle(tx: Tx, batch: Batch) -> Batch:
         return batch
     over = Batch.from_row(row)
     flawed = over.succeeded < over.total or over.rejected
-    _tell(tx, over, "finished_with_errors" if state is BatchState.FINISHED and flawed else str(state))
+    tell(tx, over, "finished_with_errors" if state is BatchState.FINISHED and flawed else str(state))
     delivered(tx, over)
     return over
 
@@ -91,7 +91,7 @@ def settle(tx: Tx, batch: Batch) -> Batch:
 def delivered(tx: Tx, batch: Batch) -> None:
     """Tells that a batch is over and no result of it is on its way any more. Called where either has just come true."""
     if batch.deliver and batch.state in (BatchState.FINISHED, BatchState.CANCELLED) and not batch.delivering:
-        _tell(tx, batch, "delivered_with_errors" if batch.undelivered else "delivered")
+        tell(tx, batch, "delivered_with_errors" if batch.undelivered else "delivered")
 
 
 @dataclass
@@ -139,7 +139,7 @@ def _stop(tx: Tx, batch: Batch) -> Batch:
         .returning(batches)
     ).one()
     stopped = Batch.from_row(row)
-    _tell(tx, stopped, "stopped")
+    tell(tx, stopped, "stopped")
     return stopped
 
 
@@ -152,13 +152,14 @@ def _tell_progress(tx: Tx, batch: Batch) -> None:
         return
     told = update(batches).where(batches.c.id == batch.id, batches.c.told < step).values(told=step)
     if tx.execute(told).rowcount:
-        _tell(tx, batch, "progress")
+        tell(tx, batch, "progress")
 
 
-def _tell(tx: Tx, batch: Batch, event: str) -> None:
+def tell(tx: Tx, batch: Batch, event: str, **more: Any) -> None:
+    """Writes a message about a batch where its request asks to be told. more: members of its data."""
     if batch.callback:
         url = batch.callback["url"]
-        body = message(batch, f"batch.{event}", tx.instant())
+        body = message(batch, f"batch.{event}", tx.instant(), **more)
         callbacks.put(tx, batch.key_id, url, f"batch.{event}", body, batch_id=batch.id)
 
 
