@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from common.engines import Kind
 
@@ -16,6 +17,10 @@ class Quotas:
     max_waiting: int
     max_audio_hours_per_day: float | None = None
     max_bytes: int | None = None
+
+    def but(self, **own: Any) -> Quotas:
+        """With what a key has of its own, by name; None: nothing."""
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
 
 
 def is_audio(kind: str) -> bool:

@@ -43,10 +43,10 @@ class Key:
 
     def quotas(self, default: Quotas) -> Quotas:
         """Its own, and the default for what it has none of."""
-        return Quotas(
-            default.max_waiting if self.max_waiting is None else self.max_waiting,
-            default.max_audio_hours_per_day if self.max_audio_hours_per_day is None else self.max_audio_hours_per_day,
-            default.max_bytes if self.max_bytes is None else self.max_bytes,
+        return default.but(
+            max_waiting=self.max_waiting,
+            max_audio_hours_per_day=self.max_audio_hours_per_day,
+            max_bytes=self.max_bytes,
         )
 
 

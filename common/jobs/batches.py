@@ -187,12 +187,12 @@ def take_in(tx: Tx, batch: Batch, entries: Sequence[Entry], *, default_quota: Qu
     wanted = [entry for entry in entries if entry.error is None]
     known = taken(tx, batch.key_id, [entry.mark for entry in wanted if entry.mark is not None])
     wanted = _once([entry for entry in wanted if entry.mark not in known])
-    quota.check_bytes(tx, batch.key_id, quota.of(tx, batch.key_id, default_quota))
-    most, left = submit.quota_left(tx, batch.key_id, default_quota, len(wanted))
-    if left < len(wanted):
+    own = quota.of(tx, batch.key_id, default_quota)
+    quota.check_bytes(tx, batch.key_id, own)
+    if not quota.allows(tx, batch.key_id, own, len(wanted)):
         raise NightshiftError(
             "quota_exceeded",
-            f"With this batch, more than {most} jobs of this key would be unfinished, which is its quota.",
+            f"With this batch, more than {own.max_waiting} jobs of this key would be unfinished, which is its quota.",
             hint="Send fewer items, wait for jobs to finish, or ask the operator for more.",
         )
     rejects = [_reject(batch, entry, entry.error) for entry in entries if entry.error is not None]

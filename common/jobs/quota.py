@@ -38,10 +38,14 @@ class Allowance:
 
 def of(tx: Tx, key_id: str, default: Quotas) -> Quotas:
     """A key's own quotas, and the default for what it has none of."""
-    names = ("max_waiting", "max_audio_hours_per_day", "max_bytes")
-    row = tx.execute(select(*(keys.c[name] for name in names)).where(keys.c.id == key_id)).one_or_none()
-    own = {name: value for name, value in row._mapping.items() if value is not None} if row is not None else {}
-    return Quotas(**{name: own.get(name, getattr(default, name)) for name in names})
+    columns = (keys.c.max_waiting, keys.c.max_audio_hours_per_day, keys.c.max_bytes)
+    row = tx.execute(select(*columns).where(keys.c.id == key_id)).one_or_none()
+    return default.but(**row._mapping) if row is not None else default
+
+
+def allows(tx: Tx, key_id: str, own: Quotas, more: int) -> bool:
+    """Whether the key may have so many more unfinished jobs."""
+    return own.max_waiting - unfinished(tx, key_id, own.max_waiting) >= more
 
 
 def check_bytes(tx: Tx, key_id: str, own: Quotas, more: int = 0) -> None:

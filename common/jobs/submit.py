@@ -131,10 +131,9 @@ def resubmit(tx: Tx, job_id: str, *, default_quota: Quotas) -> Job:
 def resubmit_many(tx: Tx, key_id: str, ended: Sequence[Brief], *, default_quota: Quotas) -> int:
     """`resubmit` for jobs of a key whose rows are locked; how many were refused, because what they wait for is not
     there. Raises `quota_exceeded` where it does not allow all of them."""
-    _, left = quota_left(tx, key_id, default_quota, len(ended))
-    if left < len(ended):
-        raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
     own = quota.of(tx, key_id, default_quota)
+    if not quota.allows(tx, key_id, own, len(ended)):
+        raise NightshiftError("quota_exceeded", hint="Wait for some jobs to finish, then retry the rest.")
     quota.check_bytes(tx, key_id, own)
     ids = [job.id for job in ended]
     if any(_goes_at_once(row) for row in tx.execute(select(*_HURRY).where(tx.listed(jobs.c.id, ids)).distinct())):
@@ -222,7 +221,7 @@ def _goes_at_once(job: Job | Row[Any]) -> bool:
 def _check_quota(tx: Tx, key_id: str, default_quota: Quotas, *, hours: bool) -> None:
     """hours: whether the job needs some of the key's hours of today."""
     own = quota.of(tx, key_id, default_quota)
-    if quota.unfinished(tx, key_id, own.max_waiting) >= own.max_waiting:
+    if not quota.allows(tx, key_id, own, 1):
         raise NightshiftError(
             "quota_exceeded",
             f"{own.max_waiting} jobs of this key are unfinished, which is its quota.",
@@ -231,9 +230,3 @@ def _check_quota(tx: Tx, key_id: str, default_quota: Quotas, *, hours: bool) -> 
     quota.check_bytes(tx, key_id, own)
     if hours:
         quota.check_hours(tx, key_id, own)
-
-
-def quota_left(tx: Tx, key_id: str, default_quota: Quotas, wanted: int) -> tuple[int, int]:
-    """The key's quota of unfinished jobs, and how many of `wanted` more it allows."""
-    most = quota.of(tx, key_id, default_quota).max_waiting
-    return most, min(wanted, most - quota.unfinished(tx, key_id, most))
