@@ -28,7 +28,7 @@ MAX_DURATION_SECONDS = 100
 @dataclass(frozen=True)
 class Up:
     """command: in this process; shell: as a process.  receiver: an HTTP server on a private address that the operator
-    has allowed.  s3: with the bucket `mine`, that results may be delivered into."""
+    has allowed.  s3: with the bucket `of-the-user`, that results may be delivered into."""
 
     home: Path
     url: str
@@ -65,7 +65,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         "s3_endpoint": s3.endpoint,
         "s3_access_key": s3.access_key,
         "s3_secret_key": s3.secret_key,
-        "s3_output_buckets": "mine",
+        "s3_output_buckets": "of-the-user",
     }
     shell = Command(folder, **settings)
     process = shell.start("up", "--port", 0, log=log)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class MotoServer:
-    """`stop` is the outage; `start` brings the same address and the same objects back."""
+    """`stop` is the outage; `start` brings the same address and the same objects back.
+    Two of them in one process have their buckets in common."""
 
     def __init__(self) -> None:
         self._port = free_port()
