@@ -56,6 +56,10 @@ class Fixed(Batches):
     def size(self) -> int:
         return self._fixed
 
+    def _halved(self, size: int) -> int:
+        self._fixed = super()._halved(size)
+        return self._fixed
+
 
 def relative(ours: Any, reference: Any) -> float:
     """The largest error as a share of the reference's root mean square."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 import torch
@@ -49,7 +49,7 @@ class Batches:
 
     def run(
         self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Made]
-    ) -> Iterator[tuple[Sequence[Item], Made]]:
+    ) -> Generator[tuple[Sequence[Item], Made], None, None]:
         """Gives consecutive parts of the items, in their order, with what `compute` made of each.
 
         Where memory runs out, what torch holds unused is given back and the batch is halved. Raises `gpu_oom` where not

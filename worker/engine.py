@@ -5,10 +5,12 @@ An engine knows neither database nor queue nor storage. It yields events; the ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -66,6 +68,35 @@ class Metrics:
 
 
 Event = Progress | BlockDone | Artifact | Note | Metrics
+
+
+class Interrupted(Exception):
+    """A job whose demand was being computed has to end, for `cause`. Those of the other jobs stand as they stood."""
+
+    def __init__(self, demand: Demand, cause: Exception) -> None:
+        super().__init__(cause)
+        self.demand, self.cause = demand, cause
+
+
+class Demand(ABC):
+    """Computing that a job waits for, and that may be done together with that of other jobs of the same engine.
+
+    seconds: of computing that it has had, its share of every batch.
+    """
+
+    seconds = 0.0
+
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether all of it is done."""
+
+    @abstractmethod
+    def compute(self, others: Sequence[Demand]) -> None:
+        """Computes a batch of it, filled up with what `others` want where that fits in.
+
+        Raises Interrupted where the job of one of them has to end; anything else is of all that were in the batch.
+        """
 
 
 class Blocks(Protocol):
@@ -139,6 +170,7 @@ class Work:
     earlier: what was said before, the latest last, for engines that speak in its manner.
     check: raises when the job must stop (cancelled, lease lost); to be called at least every few seconds.
     block_seconds: overrides the engine's own block length.
+    patience: for how many seconds a step may do nothing but wait for what threads of its own do.
     acquire: gives another engine by its name, loaded on the same card; it may take the place of any that was given
     before, also of the one that asks, so each is asked for where it is used.
     """
@@ -153,6 +185,7 @@ class Work:
     limits: Limits = Limits()
     check: Callable[[], None] = lambda: None
     block_seconds: float | None = None
+    patience: float = 0.5
     acquire: Callable[[str], Engine] = _no_engine
 
     @property
@@ -216,6 +249,42 @@ class Host:
             "no language model is configured",
             "Set NIGHTSHIFT_LLM_URL (http://127.0.0.1:11434/v1, say) and NIGHTSHIFT_LLM_MODEL, or use llm-local.",
         )
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """An engine that gains from doing several jobs at once."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether it does so where it lives now."""
+        ...
+
+    def steps(self, work: Work) -> Generator[Event | Demand, None, None]:
+        """As `Engine.run`, with the demands of the job among the events: after each, a batch must have been computed,
+        of it or of others; a demand that is not over then is given again."""
+        ...
+
+
+Step = TypeVar("Step")
+Made = TypeVar("Made")
+
+
+def alone(steps: Generator[Step | Demand, None, Made]) -> Generator[Step, None, Made]:
+    """The steps without the demands: each is computed by itself."""
+    with closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as finished:
+                return cast(Made, finished.value)
+            if isinstance(step, Demand):
+                try:
+                    step.compute(())
+                except Interrupted as stop:
+                    raise stop.cause from None
+            else:
+                yield step
 
 
 class Engine(Protocol):

@@ -17,6 +17,7 @@ from bench.sam_audio.models import SIZES, load
 from bench.sam_audio.plain import Plain, scatter_heads
 from worker.separation.sam_audio.codec import NormedConv1d, NormedConvTranspose1d
 from worker.separation.sam_audio.sampler import TIERS, Schedule
+from worker.separation.sam_audio.separator import SamAudioSeparator
 from worker.separation.sam_audio.transformer import Attention
 
 TINY = SIZES["tiny"]
@@ -68,20 +69,20 @@ def test_the_sizes_are_the_published_ones(name: str) -> None:
 
 
 def test_jobs_that_are_compared_share_no_encoding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine takes over what it encoded last: the second job on a file would then be cheaper by that."""
-    engines = []
-    built = sides.built
+    """If they did, the second job on a file would be cheaper by that."""
+    jobs = []
+    for_job = SamAudioSeparator.for_job
 
-    def noting(model: Any) -> Any:
-        engines.append(built(model))
-        return engines[-1]
+    def noting(one: SamAudioSeparator) -> SamAudioSeparator:
+        jobs.append(for_job(one))
+        return jobs[-1]
 
-    monkeypatch.setattr(sides, "built", noting)
+    monkeypatch.setattr(SamAudioSeparator, "for_job", noting)
     path = recording(folder / "one.flac", 1.0)
     kept = dict(TIERS)
     times = sides.times([path, path], [["dog"], ["dog", "rain"]], folder, TINY, Schedule("midpoint", 1))
     assert len(times) == 2 and all(np.isfinite(times)) and kept == TIERS
-    done = [engine.separator.figures() for engine, _ in engines]
+    done = [job.figures() for job in jobs]
     assert [figures["encoded_seconds"] for figures in done] == [1.0, 1.0, 1.0]
     # One step of two evaluations, a window for each prompt.
     assert [figures["windows_evaluated"] for figures in done] == [2, 2, 4]

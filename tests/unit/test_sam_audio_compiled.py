@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sam_audio import Fixed, relative, tiny_config, torch
+from worker.engine import alone
 from worker.separation.sam_audio.anchors import anchors
 from worker.separation.sam_audio.compiled import padded, parts
 from worker.separation.sam_audio.generated import write_checkpoint
@@ -52,7 +53,8 @@ def model(folder: Path) -> Iterator[SamAudio]:
 
 def separated(model: SamAudio, tasks: list[Task], frames: int, batch: int = 5, start: int = 0) -> Any:
     latents = torch.randn(2, 128, frames, generator=torch.Generator().manual_seed(frames + start))
-    steps = LongForm(model, Fixed(batch), window=60, overlap=20).separate(latents, tasks, start, 9, FEW)
+    form = LongForm(model, Fixed(batch), window=60, overlap=20)
+    steps = alone(form.separate(latents, tasks, start, 9, FEW))
     while True:
         try:
             next(steps)

@@ -9,8 +9,9 @@ import pytest
 
 from common.errors import NightshiftError
 from tests.sam_audio import Fixed, relative, tiny, tiny_folder, torch
+from worker.engine import Interrupted, alone
 from worker.separation.sam_audio.anchors import anchors
-from worker.separation.sam_audio.longform import LongForm, Task
+from worker.separation.sam_audio.longform import Evaluation, LongForm, Task
 from worker.separation.sam_audio.model import SamAudio
 from worker.separation.sam_audio.noise import noise
 from worker.separation.sam_audio.sampler import Schedule
@@ -21,8 +22,8 @@ FEW = Schedule("midpoint", 2)
 TASKS = (Task(0, "man speaking"), Task(1, "a dog"), Task(0, "rain on a roof", anchors([("+", 1.0, 3.0)])))
 
 
-def finish(steps: Generator[float, None, Any]) -> tuple[list[float], Any]:
-    fractions = []
+def finish(steps: Generator[Any, None, Any]) -> tuple[list[float], Any]:
+    steps, fractions = alone(steps), []
     while True:
         try:
             fractions.append(next(steps))
@@ -139,3 +140,89 @@ def test_memory_for_no_window_is_an_error(
     monkeypatch.setattr(tiny, "evaluate", short_of_memory(tiny, 0))
     with pytest.raises(NightshiftError, match="gpu_oom"):
         finish(LongForm(tiny, Fixed(8), window=60, overlap=20).separate(latents, TASKS, 0, 9, FEW))
+
+
+def side_by_side(steps: list[Generator[Any, None, Any]]) -> list[Any]:
+    """What each gives, where all are computed at once; an exception where it has to end."""
+    states: list[Any] = [None] * len(steps)
+    wanted: dict[int, Evaluation] = {}
+    left = dict(enumerate(steps))
+    while left:
+        for index in list(left):
+            try:
+                while not isinstance(step := next(left[index]), Evaluation):
+                    pass
+                wanted[index] = step
+            except StopIteration as finished:
+                states[index] = finished.value
+                del left[index]
+                wanted.pop(index, None)
+        if not wanted:
+            continue
+        first, *others = wanted.values()
+        try:
+            first.compute(others)
+        except Interrupted as stop:
+            (index,) = [index for index, one in wanted.items() if one is stop.demand]
+            states[index] = stop.cause
+            left.pop(index).close()
+            wanted.pop(index)
+    return states
+
+
+def test_blocks_of_several_jobs_share_batches_and_give_what_each_gives_alone(
+    tiny: SamAudio, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of other lengths, tasks, seeds, places and schedules: whatever has windows of the same length."""
+    blocks = [(latents, TASKS, 0, 9, FEW), (latents[:1, :, :100], TASKS[:1], 50, 4, FEW), (latents, TASKS[1:], 25, 9,
+              Schedule("euler", 3))]  # fmt: skip
+    forms = [LongForm(tiny, Fixed(32), window=60, overlap=20) for _ in blocks]
+    expected = [finish(form.anew().separate(*block))[1] for form, block in zip(forms, blocks, strict=True)]
+    sizes: list[int] = []
+    evaluate = tiny.evaluate
+
+    def counting(state: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(state.shape[0])
+        return evaluate(state, *rest)
+
+    monkeypatch.setattr(tiny, "evaluate", counting)
+    made = side_by_side([form.separate(*block) for form, block in zip(forms, blocks, strict=True)])
+    for ours, alone_ in zip(made, expected, strict=True):
+        assert relative(ours, alone_) < 1e-5
+    # Four windows for each of three tasks, two for one, four for each of two; the last ends after three evaluations.
+    assert sizes == [12 + 2 + 8] * 3 + [12 + 2]
+    assert [(form.evaluations, form.windows_evaluated) for form in forms] == [(4, 48), (4, 8), (3, 24)]
+
+
+def test_windows_of_another_length_share_no_batch(
+    tiny: SamAudio, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [(latents[:1, :, :40], TASKS[:1], 0, 9, FEW), (latents[:1, :, :50], TASKS[:1], 0, 9, FEW)]
+    form = LongForm(tiny, Fixed(32), window=60, overlap=20)
+    expected = [finish(form.separate(*block))[1] for block in blocks]
+    made = side_by_side([form.anew().separate(*block) for block in blocks])
+    assert all(relative(ours, alone_) < 1e-5 for ours, alone_ in zip(made, expected, strict=True))
+
+
+def test_a_job_that_has_to_end_leaves_the_others_as_they_stood(tiny: SamAudio, latents: torch.Tensor) -> None:
+    """It may be asked in the middle of an evaluation that it shares."""
+    form = LongForm(tiny, Fixed(32), window=60, overlap=20)
+    _, expected = finish(form.separate(latents, TASKS[:1], 0, 9, FEW))
+    for at in (1, 40):
+        asked = 0
+
+        def check(at: int = at) -> None:
+            nonlocal asked
+            asked += 1
+            if asked == at:
+                raise InterruptedError
+
+        first, second = side_by_side(
+            [
+                form.anew().separate(latents, TASKS[1:], 0, 9, FEW, check),
+                form.anew().separate(latents, TASKS[:1], 0, 9, FEW),
+            ]
+        )
+        assert isinstance(first, InterruptedError) and asked == at
+        assert relative(second, expected) < 1e-5
+        assert not any(layer._forward_pre_hooks for layer in tiny.network.modules())

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import NightshiftError
 from tests.sam_audio import GOLDEN, Fixed, relative, tiny_config, torch
+from worker.engine import alone
 from worker.separation.sam_audio import official, parity
 from worker.separation.sam_audio.anchors import anchors
 from worker.separation.sam_audio.generated import write_checkpoint
@@ -68,9 +69,8 @@ def test_long_recordings_agree(both: tuple[SamAudio, SamAudio]) -> None:
     tasks = [Task(0, "dog", anchors([("+", 1.0, 3.0)])), Task(0, "rain on a roof")]
 
     def separated(model: SamAudio) -> Any:
-        steps = LongForm(model, Fixed(4), window=60, overlap=20).separate(
-            latents, tasks, 25, 3, Schedule("midpoint", 2)
-        )
+        form = LongForm(model, Fixed(4), window=60, overlap=20)
+        steps = alone(form.separate(latents, tasks, 25, 3, Schedule("midpoint", 2)))
         while True:
             try:
                 next(steps)

@@ -18,7 +18,7 @@ from common.params import SeparationParams
 from tests import media
 from tests.sam_audio import Fixed, relative, tiny, tiny_folder, torch
 from worker import device as devices
-from worker.engine import Artifact, BlockDone, Host, Metrics, Work
+from worker.engine import Artifact, BlockDone, Host, Metrics, Work, alone
 from worker.separation.pipeline import SeparationEngine
 from worker.separation.sam_audio import engine as engines
 from worker.separation.sam_audio.compiled import Compiled
@@ -44,7 +44,7 @@ def separator(model: SamAudio, **form: Any) -> SamAudioSeparator:
 
 
 def stems(one: SamAudioSeparator, block: BlockAudio, wanted: SeparationParams) -> dict[str, np.ndarray]:
-    steps = one.separate(block, wanted, lambda: None)
+    steps = alone(one.separate(block, wanted, lambda: None))
     fractions = []
     while True:
         try:
@@ -350,6 +350,6 @@ def test_work_on_a_cpu_stops_within_an_evaluation(tiny: SamAudio) -> None:
 
     block = BlockAudio(0, sound(1, 48_000), 48_000, 0, slice(0, 48_000))
     with pytest.raises(InterruptedError):
-        list(separator(tiny).separate(block, params(), check))
+        list(alone(separator(tiny).separate(block, params(), check)))
     assert len(calls) == 10
     assert not any(module._forward_pre_hooks for module in tiny.network.modules())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping
+from typing import Self
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class FixedRate:
 
     name = "fixed-rate"
     version = "1"
+    shares = False
 
     def __init__(
         self,
@@ -61,6 +63,9 @@ class FixedRate:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             pass
+
+    def for_job(self) -> Self:
+        return self
 
     def figures(self) -> Mapping[str, float]:
         return {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ class HDemucs:
     block_seconds = 120.0
     context_seconds = (12.0, 12.0)
     overlap_seconds = 0.1
+    shares = False
 
     def __init__(
         self,
@@ -153,6 +154,9 @@ class HDemucs:
             check()
             row[:] = convert(channel, RATE, block.rate, block.samples.shape[1])[block.keep]
         return kept
+
+    def for_job(self) -> Self:
+        return self
 
     def figures(self) -> Mapping[str, float]:
         return {}

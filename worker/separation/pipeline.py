@@ -8,7 +8,7 @@ block and go on elsewhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from typing import cast
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from common.errors import NightshiftError
 from common.params import SeparationParams
-from worker.engine import Artifact, BlockDone, Event, Metrics, Note, Progress, Work
+from worker.engine import Artifact, BlockDone, Demand, Event, Metrics, Note, Progress, Work, alone
 from worker.media.decode import AudioReader
 from worker.media.formats import block_format, output_plan
 from worker.media.overlap import ahead
@@ -45,14 +45,23 @@ class SeparationEngine:
         self.name = separator.name
         self.version = f"{separator.version}+blocks-{PIPELINE_VERSION}"
 
+    @property
+    def shares(self) -> bool:
+        """See `worker.engine.Sharing`."""
+        return self.separator.shares
+
     def run(self, work: Work) -> Iterator[Event]:
+        """The events of `steps`, what is wanted computed by itself."""
+        return alone(self.steps(work))
+
+    def steps(self, work: Work) -> Generator[Event | Demand, None, None]:
         """Closing the iterator ends all threads and child processes and removes what is not finished.
 
         Work.params are SeparationParams. Raises what decoding and the separator raise, `unsupported_output`, and
         `storage_failed` for an earlier block that is not what it should be.
         """
         with ExitStack() as opened:
-            yield from _Run(self.separator, work, opened).events()
+            yield from _Run(self.separator.for_job(), work, opened).steps()
 
     def memory_bytes(self) -> int:
         return self.separator.memory_bytes()
@@ -68,7 +77,6 @@ class _Run:
         params = cast(SeparationParams, work.params)
         work.check()
         self._started = time.monotonic()
-        self._figures = dict(separator.figures())
         self._separator, self._work, self._params = separator, work, params
         self._reader = opened.enter_context(AudioReader(work.source.path, work.limits))
         info = self._reader.info
@@ -105,7 +113,7 @@ class _Run:
         self._channels_computed = 0
         self._resumed = 0
 
-    def events(self) -> Iterator[Event]:
+    def steps(self) -> Iterator[Event | Demand]:
         yield from self._spans()
         yield self._progress("separate", 0)
         for block in self._blocks:
@@ -124,10 +132,10 @@ class _Run:
         if not self._expected:
             raise NightshiftError("no_samples")
         yield from self._notes()
-        while not self._finishing.wait(_TELL_SECONDS):
+        while not self._finishing.wait(self._work.patience):
             self._work.check()
             yield from self._saved()
-            yield self._progress("assemble", self._finishing.assembled)
+            yield from self._tell("assemble", self._finishing.assembled)
         yield from self._saved()
         yield from self._results()
 
@@ -146,7 +154,7 @@ class _Run:
             self._mix.add(chunk)
             yield chunk
 
-    def _separate(self, block: Block) -> Iterator[Event]:
+    def _separate(self, block: Block) -> Iterator[Event | Demand]:
         window, samples = block.window, block.samples
         assert samples is not None
         reduced, layout = channels.reduce(samples, self._params.channels)
@@ -157,16 +165,21 @@ class _Run:
             while True:
                 began = time.monotonic()
                 try:
-                    fraction = next(steps)
+                    step = next(steps)
                 except StopIteration as finished:
                     stems = cast(Stems, finished.value)
                     break
                 finally:
                     self._compute_seconds += time.monotonic() - began
-                yield from self._saved()
-                yield from self._tell("separate", window.give_start + fraction * own)
+                if isinstance(step, Demand):
+                    had = step.seconds
+                    yield step
+                    self._compute_seconds += step.seconds - had
+                else:
+                    yield from self._saved()
+                    yield from self._tell("separate", window.give_start + step * own)
         self._check_stems(window, reduced.shape[0], stems)
-        while not self._finishing.has_room(_TELL_SECONDS):
+        while not self._finishing.has_room(self._work.patience):
             self._work.check()
             yield from self._tell("separate", window.give_start + own)
         self._finishing.add_computed(window, {name: layout.restore(stems[name]) for name in self._names})
@@ -245,7 +258,7 @@ class _Run:
                 "blocks": self._block,
                 "blocks_resumed": self._resumed,
                 "channels_computed": self._channels_computed,
-                **{name: round(value - self._figures[name], 6) for name, value in self._separator.figures().items()},
+                **{name: round(value, 6) for name, value in self._separator.figures().items()},
                 "compute_seconds": round(self._compute_seconds, 3),
                 "wall_seconds": round(wall, 3),
                 "compute_share": round(self._compute_seconds / wall, 4) if wall else 0.0,

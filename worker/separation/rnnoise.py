@@ -49,6 +49,7 @@ class RNNoise:
     block_seconds = 60.0
     context_seconds = (10.0, 1.0)
     overlap_seconds = 0.1
+    shares = False
 
     def __init__(self) -> None:
         _library()
@@ -90,6 +91,9 @@ class RNNoise:
         check()
         speech = convert(wiener(mix, estimate), RATE, rate, heard.shape[0])
         return speech if scale == 1 else speech * scale
+
+    def for_job(self) -> Self:
+        return self
 
     def figures(self) -> Mapping[str, float]:
         return {}

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeVar, cast
 import numpy as np
 
 from common.params import Prompt, SeparationParams
+from worker.engine import Demand
 
 Stems = Mapping[str, np.ndarray]
 """Stem name to float32 [channels, samples]."""
@@ -51,10 +52,21 @@ class Separator(Protocol):
     context_seconds: tuple[float, float]
     overlap_seconds: float
 
+    @property
+    def shares(self) -> bool:
+        """Whether several jobs are better done at once: it yields demands, and a batch may hold those of all."""
+        ...
+
+    def for_job(self) -> Separator:
+        """The same for one job: with all that is loaded, but with figures, and a memory of what it heard, of its own.
+        Where there is neither, itself."""
+        ...
+
     def separate(
         self, block: BlockAudio, params: SeparationParams, check: Callable[[], None]
-    ) -> Generator[float, None, Stems]:
-        """Yields the fraction of the block that is done, now and then; returns the stems of `wanted(params)`.
+    ) -> Generator[float | Demand, None, Stems]:
+        """Yields the fraction of the block that is done, now and then, and what must be computed before it goes on;
+        returns the stems of `wanted(params)`.
 
         The stems depend on nothing but the block and the parameters. `check` raises when the work must stop and is to
         be called at least every two seconds.
@@ -62,7 +74,7 @@ class Separator(Protocol):
         ...
 
     def figures(self) -> Mapping[str, float]:
-        """What it has done since it was made, as numbers that only grow; a job's metrics tell what the job added."""
+        """What it has done since it was made, for the metrics of its job."""
         ...
 
     def memory_bytes(self) -> int: ...

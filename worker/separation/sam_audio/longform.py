@@ -8,18 +8,22 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, cast
+from itertools import groupby
+from time import monotonic
+from typing import Literal, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worker.batches import Batches
+from worker.engine import Demand, Interrupted
 from worker.separation.sam_audio.anchors import Anchor, marks
 from worker.separation.sam_audio.config import SamAudioConfig
-from worker.separation.sam_audio.model import Conditions, SamAudio
+from worker.separation.sam_audio.model import Conditions, SamAudio, joined
 from worker.separation.sam_audio.noise import noise
 from worker.separation.sam_audio.sampler import REFERENCE, Schedule, walk
 from worker.separation.sam_audio.windows import WindowPlan, plan
@@ -39,7 +43,7 @@ class Task:
 class LongForm:
     """A model with a way to cut blocks. window, overlap: frames.  batches: how many windows are computed at once.
 
-    evaluations, windows_evaluated: since it was made; an evaluation is of all windows of a batch.
+    evaluations, windows_evaluated: since it was made; an evaluation is of all windows of a batch, whosever they are.
     """
 
     def __init__(self, model: SamAudio, batches: Batches, *, window: int = 750, overlap: int = 125) -> None:
@@ -48,6 +52,10 @@ class LongForm:
         self.model, self.batches = model, batches
         self.window, self.overlap = window, overlap
         self.evaluations = self.windows_evaluated = 0
+
+    def anew(self) -> Self:
+        """The same, having done nothing yet."""
+        return type(self)(self.model, self.batches, window=self.window, overlap=self.overlap)
 
     @torch.inference_mode()
     def separate(
@@ -59,8 +67,9 @@ class LongForm:
         schedule: Schedule = REFERENCE,
         check: Callable[[], None] = lambda: None,
         scheme: Scheme = "shared",
-    ) -> Generator[float, None, Tensor]:
-        """Yields the fraction done after every batch; returns the states, float32 [tasks, T, 256].
+    ) -> Generator[float | Demand, None, Tensor]:
+        """Yields what is to be evaluated, and the fraction done after every batch; returns the states, float32
+        [tasks, T, 256].
 
         latents: float32 [rows, 128, T] of a block that begins at frame `start` of the file.  seed: of the noise, which
         is the same for every task.  check: called before every batch; raises to stop.  Raises `gpu_oom`.
@@ -73,30 +82,88 @@ class LongForm:
         steps = walk(state if together else block.cut(state), schedule)
         time, state = next(steps)
         for evaluation in range(schedule.evaluations):
-            cut = block.cut(state) if together else state
-            velocities = torch.empty_like(cut)
-            for done in self._evaluate(block, cut, time, velocities, check):
-                yield (evaluation + done) / schedule.evaluations
+            wanted = Evaluation(self, block, block.cut(state) if together else state, time, check)
+            while not wanted.over:
+                yield wanted
+                yield (evaluation + wanted.share) / schedule.evaluations
             try:
-                time, state = steps.send(block.blend(velocities) if together else velocities)
+                time, state = steps.send(block.blend(wanted.velocities) if together else wanted.velocities)
             except StopIteration as finished:
                 state = cast(Tensor, finished.value)
         return state if together else block.blend(state)
 
-    def _evaluate(
-        self, block: _Block, states: Tensor, time: float, velocities: Tensor, check: Callable[[], None]
-    ) -> Iterator[float]:
-        """Fills in the velocities of all windows, [tasks * windows, length, 256]; gives the fraction that is done."""
 
-        def compute(items: Sequence[int]) -> Tensor:
-            check()
-            self.evaluations += 1
-            self.windows_evaluated += len(items)
-            return self.model.evaluate(states[items[0] : items[-1] + 1], time, block.conditions(items))
+class Evaluation(Demand):
+    """One evaluation of all windows of a block: states and velocities are [tasks * windows, length, 256].
 
-        for items, made in self.batches.run(range(states.shape[0]), compute):
-            velocities[items[0] : items[-1] + 1] = made
-            yield (items[-1] + 1) / states.shape[0]
+    Windows of several blocks share a batch where they are equally long and of one model. done: windows, so far.
+    """
+
+    def __init__(self, form: LongForm, block: _Block, states: Tensor, time: float, check: Callable[[], None]) -> None:
+        self.form, self.block, self.states, self.time, self.check = form, block, states, time, check
+        self.velocities = torch.empty_like(states)
+        self.done = 0
+
+    @property
+    def over(self) -> bool:
+        return self.done == len(self.states)
+
+    @property
+    def share(self) -> float:
+        return self.done / len(self.states)
+
+    @torch.inference_mode()
+    def compute(self, others: Sequence[Demand]) -> None:
+        """See `Demand`. Raises `gpu_oom` where not one window fits."""
+        fitting = [self, *(other for other in others if isinstance(other, Evaluation) and self._goes_with(other))]
+        windows = [(wanted, row) for wanted in fitting for row in range(wanted.done, len(wanted.states))]
+        began = monotonic()
+        # One batch of them: what comes next is for the jobs to say, which may have ended meanwhile.
+        with closing(self.form.batches.run(windows, lambda batch: _evaluate(_rows(batch)))) as batches:
+            batch, made = next(batches)
+        took = monotonic() - began
+        at = 0
+        for wanted, rows in _rows(batch):
+            count = len(rows)
+            wanted.velocities[rows.start : rows.stop] = made[at : at + count]
+            wanted.done += count
+            wanted.seconds += took * count / len(batch)
+            wanted.form.evaluations += 1
+            wanted.form.windows_evaluated += count
+            at += count
+
+    def _goes_with(self, other: Evaluation) -> bool:
+        return other.form.model is self.form.model and other.states.shape[1:] == self.states.shape[1:]
+
+
+def _rows(batch: Sequence[tuple[Evaluation, int]]) -> list[tuple[Evaluation, range]]:
+    """The windows of a batch by evaluation; those of one follow each other."""
+    found = []
+    for wanted, windows in groupby(batch, key=lambda window: window[0]):
+        rows = [row for _, row in windows]
+        found.append((wanted, range(rows[0], rows[-1] + 1)))
+    return found
+
+
+def _evaluate(parts: Sequence[tuple[Evaluation, range]]) -> Tensor:
+    """Velocities of these windows. Raises Interrupted where the job of one has to end."""
+
+    def ask() -> None:
+        for wanted, _ in parts:
+            try:
+                wanted.check()
+            except Exception as stop:
+                raise Interrupted(wanted, stop) from stop
+
+    ask()
+    first, rows = parts[0]
+    model = first.form.model
+    with model.interruptible(ask):
+        if len(parts) == 1:
+            return model.evaluate(first.states[rows.start : rows.stop], first.time, first.block.conditions(rows))
+        states = torch.cat([wanted.states[rows.start : rows.stop] for wanted, rows in parts])
+        times = torch.tensor([wanted.time for wanted, rows in parts for _ in rows], device=states.device)
+        return model.evaluate(states, times, joined([wanted.block.conditions(rows) for wanted, rows in parts]))
 
 
 def window_bytes(config: SamAudioConfig, window: int) -> int:

@@ -49,6 +49,22 @@ class Conditions:
     mask: Tensor | None
 
 
+def joined(parts: Sequence[Conditions]) -> Conditions:
+    """Those of several batches as of one; all have the same number of frames. Shorter texts are padded."""
+    frames = torch.cat([part.frames for part in parts])
+    longest = max(part.memory.shape[1] for part in parts)
+    if all(part.mask is None and part.memory.shape[1] == longest for part in parts):
+        return Conditions(frames, torch.cat([part.memory for part in parts]), None)
+    memory, masks = [], []
+    for part in parts:
+        rows, tokens, _ = part.memory.shape
+        missing = longest - tokens
+        mask = torch.ones(rows, tokens, dtype=torch.bool, device=frames.device) if part.mask is None else part.mask
+        memory.append(F.pad(part.memory, (0, 0, 0, missing)))
+        masks.append(F.pad(mask, (0, missing)))
+    return Conditions(frames, torch.cat(memory), torch.cat(masks))
+
+
 class SamAudio:
     """A loaded model on one device. Nothing here keeps gradients."""
 

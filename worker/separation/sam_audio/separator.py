@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.params import SeparationParams
 from worker import device as devices
+from worker.engine import Demand
 from worker.separation.resample import convert
 from worker.separation.sam_audio.anchors import anchors
 from worker.separation.sam_audio.encoding import Encoder, Reach
@@ -32,18 +33,36 @@ class SamAudioSeparator:
     block_seconds = 120.0
     overlap_seconds = 1.0
 
-    def __init__(self, name: str, version: str, form: LongForm, reach: tuple[int, int] = (5, 4)) -> None:
-        """reach: seconds sampled before and after what a block gives."""
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        form: LongForm,
+        reach: tuple[int, int] = (5, 4),
+        fitting: Fitting | None = None,
+    ) -> None:
+        """reach: seconds sampled before and after what a block gives.  fitting: what is known of the pieces that the
+        codec's memory takes."""
         self.name, self.version, self.form = name, version, form
         self.model: SamAudio = form.model
         self._reach = Reach(*reach, self.overlap_seconds)
         self.context_seconds = self._reach.context
-        self._fitting = Fitting(name, self.model.device)
+        self._fitting = fitting or Fitting(name, self.model.device)
         self._encoder = Encoder(self.model, self._fitting, self._reach)
+
+    @property
+    def shares(self) -> bool:
+        """Not on a CPU, where a batch holds one window."""
+        return self.form.batches.size > 1
+
+    def for_job(self) -> SamAudioSeparator:
+        """The same with figures, and an encoder's memory, of its own."""
+        reach = self._reach.before, self._reach.after
+        return SamAudioSeparator(self.name, self.version, self.form.anew(), reach, self._fitting)
 
     def separate(
         self, block: BlockAudio, params: SeparationParams, check: Callable[[], None]
-    ) -> Generator[float, None, Stems]:
+    ) -> Generator[float | Demand, None, Stems]:
         """The sound is encoded once for all prompts. A channel that is silent all through costs nothing."""
         kept = block.keep.stop - block.keep.start
         stems = wanted(params)
@@ -51,15 +70,17 @@ class SamAudioSeparator:
         heard = [channel for channel, samples in enumerate(block.samples) if samples.any()]
         if not heard:
             return given
+        # Nowhere while another job might compute: what is asked inside ends this one.
         with self.model.interruptible(check):
             latents = self._encoder.encode(block, heard, check)
-            yield _ENCODED
-            states = yield from self._sample(block, params, latents, check)
-            for done, stem in enumerate(stems):
-                prompt = params.prompts.index(stem.prompt)
-                own = states[prompt * len(heard) : (prompt + 1) * len(heard)]
+        yield _ENCODED
+        states = yield from self._sample(block, params, latents, check)
+        for done, stem in enumerate(stems):
+            prompt = params.prompts.index(stem.prompt)
+            own = states[prompt * len(heard) : (prompt + 1) * len(heard)]
+            with self.model.interruptible(check):
                 given[stem.name][heard] = self._decode(block, own, stem, message_of(params.model_dump_json()), check)
-                yield _SAMPLED + (1 - _SAMPLED) * (done + 1) / len(stems)
+            yield _SAMPLED + (1 - _SAMPLED) * (done + 1) / len(stems)
         return given
 
     def figures(self) -> Mapping[str, float]:
@@ -81,7 +102,7 @@ class SamAudioSeparator:
 
     def _sample(
         self, block: BlockAudio, params: SeparationParams, latents: Tensor, check: Callable[[], None]
-    ) -> Generator[float, None, Tensor]:
+    ) -> Generator[float | Demand, None, Tensor]:
         """States [prompts * heard, T, 256]."""
         codec = self.model.config.audio_codec
         tasks: list[Task] = []
@@ -95,10 +116,10 @@ class SamAudioSeparator:
         )  # fmt: skip
         while True:
             try:
-                fraction = next(steps)
+                step = next(steps)
             except StopIteration as finished:
                 return finished.value
-            yield _ENCODED + (_SAMPLED - _ENCODED) * fraction
+            yield step if isinstance(step, Demand) else _ENCODED + (_SAMPLED - _ENCODED) * step
 
     def _decode(
         self, block: BlockAudio, states: Tensor, stem: Stem, message: Tensor, check: Callable[[], None]
