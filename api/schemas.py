@@ -299,7 +299,7 @@ class Worker(Model):
     pid: int | None = None
     lanes: list[str] | None = None
     control: Literal["run", "pause", "drain"] | None = None
-    job: str | None = None
+    jobs: list[str] | None = None
     device: Any = None
     engines: Any = None
     quarantined_until: datetime | None = None

@@ -99,7 +99,7 @@ def worker_view(worker: Process, everything: bool) -> schemas.Worker:
         pid=worker.pid,
         lanes=list(worker.lanes),
         control=worker.control,
-        job=worker.job_id,
+        jobs=list(worker.job_ids),
         device=worker.info.get("device"),
         engines=worker.info.get("engines"),
         quarantined_until=worker.quarantined_until,

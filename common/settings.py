@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     )
     retry_base_seconds: float = Field(10.0, gt=0, description="First backoff; doubles with each attempt, with jitter")
     release_ahead: int = Field(2, ge=1, description="Jobs held ready in the queue per worker")
+    jobs_together: int = Field(
+        4, ge=1, le=32, description="Jobs that a worker does at once with an engine whose batches they can share"
+    )
     affinity_seconds: float = Field(
         60.0, ge=0, description="A queued job waits so long at most for others whose engine a card has loaded; 0: none"
     )

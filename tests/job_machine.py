@@ -335,6 +335,17 @@ class Machine(RuleBasedStateMachine):
             assert job_id in (None, job.id)
             self.leases.append(job.lease)
 
+    @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 3))
+    def claim_in_company(self, worker: str, most: int) -> None:
+        def call(tx: Any) -> list[Job]:
+            leader = queueing.claim(tx, worker, ["cpu"], LEASE)
+            return [leader, *queueing.join(tx, leader, ["cpu"], LEASE, most)] if leader else []
+
+        company = self._do({Verb.CLAIM}, call)
+        assert len(company) <= most + 1 and len({job.id for job in company}) == len(company)
+        assert all(job.unblemished for job in company[1:])
+        self.leases += [job.lease for job in company]
+
     def _with(self, number: int, verbs: set[Verb], call: Callable[[Any, Lease], Any]) -> Lease | None:
         """A worker uses one of the leases it ever had. Returns it where it was valid and the call took effect."""
         lease = self.leases[-1 - number % len(self.leases)]

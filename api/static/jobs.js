@@ -92,7 +92,7 @@ export class JobsView {
       ...workers.map((worker) => {
         const parts = [worker.name, worker.alive ? "alive" : "gone"];
         if (worker.control && worker.control !== "run") parts.push(worker.control);
-        if (worker.job) parts.push(worker.job);
+        parts.push(...(worker.jobs ?? []));
         return element("li", { textContent: parts.join(" · ") });
       }),
     );

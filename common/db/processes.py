@@ -19,7 +19,7 @@ from common.states import State
 
 @dataclass(frozen=True)
 class Process:
-    """alive: it was seen within the time asked for.  job_id: what it is running now."""
+    """alive: it was seen within the time asked for.  job_ids: what it is running now."""
 
     name: str
     role: str
@@ -33,7 +33,7 @@ class Process:
     started_at: datetime
     seen_at: datetime
     alive: bool
-    job_id: str | None
+    job_ids: tuple[str, ...]
 
 
 def register(
@@ -107,20 +107,16 @@ def idle(tx: Tx, alive_seconds: float) -> dict[str, frozenset[str]]:
 
 def list_all(tx: Tx, alive_seconds: float, role: str | None = None) -> list[Process]:
     alive = (processes.c.seen_at > tx.now(-alive_seconds)).label("alive")
-    job = (
-        select(jobs.c.id)
-        .where(jobs.c.worker == processes.c.name, jobs.c.state == State.RUNNING)
-        .limit(1)
-        .scalar_subquery()
-        .label("job_id")
-    )
-    query = select(processes, alive, job).order_by(processes.c.role, processes.c.name)
+    query = select(processes, alive).order_by(processes.c.role, processes.c.name)
     if role is not None:
         query = query.where(processes.c.role == role)
-    return [_from_row(row) for row in tx.execute(query)]
+    running: dict[str, list[str]] = {}
+    for row in tx.execute(select(jobs.c.worker, jobs.c.id).where(jobs.c.state == State.RUNNING).order_by(jobs.c.id)):
+        running.setdefault(row.worker, []).append(row.id)
+    return [_from_row(row, running.get(row.name, [])) for row in tx.execute(query)]
 
 
-def _from_row(row: Row[Any]) -> Process:
+def _from_row(row: Row[Any], job_ids: Collection[str]) -> Process:
     values = dict(row._mapping)
     return Process(
         **{
@@ -128,5 +124,6 @@ def _from_row(row: Row[Any]) -> Process:
             "lanes": tuple(values["lanes"]),
             "crashed_jobs": tuple(values["crashed_jobs"]),
             "alive": bool(values["alive"]),
+            "job_ids": tuple(job_ids),
         }
     )

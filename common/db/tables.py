@@ -93,6 +93,7 @@ jobs = Table(
     Column("failures", Integer, nullable=False, server_default="0", comment="Attempts that failed; yields are none"),
     Column("crashes", Integer, nullable=False, server_default="0"),
     Column("losses", Integer, nullable=False, server_default="0", comment="Leases that ran out, whoever was to blame"),
+    Column("company", Integer, comment="Jobs that its worker took together with it, itself included; NULL: it alone"),
     Column("crashed_at_block", Integer, comment="Finished blocks when its worker last died"),
     Column("worker", Text),
     Column("lease_until", Timestamp),
@@ -130,6 +131,7 @@ jobs = Table(
     CheckConstraint("work_seconds IS NULL OR (length > 0 AND work_seconds > 0)", name="speed_positive"),
     CheckConstraint(RISK_KNOWN, name="risk_known"),
     CheckConstraint(RISK_DATED, name="risk_dated"),
+    CheckConstraint("company > 1", name="company_of_more"),
     Index(
         "ix_jobs_claim",
         text("priority DESC"),

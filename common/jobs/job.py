@@ -61,6 +61,7 @@ class Job(Brief):
     failures: int
     crashes: int
     losses: int
+    company: int | None
     crashed_at_block: int | None
     lease_until: datetime | None
     cancel_requested: bool
@@ -89,6 +90,11 @@ class Job(Brief):
     @property
     def terminal(self) -> bool:
         return self.state in TERMINAL
+
+    @property
+    def unblemished(self) -> bool:
+        """Whether no attempt at it has failed, or been lost, so far."""
+        return not self.failures and not self.losses
 
     @property
     def interactive(self) -> bool:

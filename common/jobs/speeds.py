@@ -38,11 +38,12 @@ def measured(result: Mapping[str, Any]) -> dict[str, float | None]:
     """The columns `length` and `work_seconds` of a job, from what its worker says of it.
 
     An attempt that went on after blocks of an earlier one is taken to the length of the whole. One that took over the
-    result of another job has a length, but tells nothing of the time that computing takes.
+    result of another job has a length, but tells nothing of the time that computing takes. Of several that a worker
+    did at once, each took its share of the time.
     """
     metrics = result.get("metrics") or {}
     length = next((told for name in LENGTHS if (told := _positive(metrics.get(name)))), None)
-    seconds = _positive(metrics.get("seconds"))
+    seconds = _positive(metrics.get("worker_seconds")) or _positive(metrics.get("seconds"))
     share = 1.0
     for whole, resumed in (("blocks", "blocks_resumed"), ("images", "images_resumed")):
         if total := _positive(metrics.get(whole)):

@@ -35,7 +35,8 @@ def rescue(tx: Tx, job_id: str, *, max_crashes: int, quarantine_seconds: float =
 
     It keeps its place (run_at). `max_crashes` deaths of its worker, or two on the same block, make a job poisonous; but
     a worker that dies on two different jobs in a row is suspected in their stead, and gets no job for
-    `quarantine_seconds`. Ten deaths do in any case.
+    `quarantine_seconds`. Ten deaths do in any case. Of jobs that it did at once nobody knows which it died of: none of
+    them is blamed, nor is the worker; each is done alone from then on.
     """
     over = and_(jobs.c.id == job_id, jobs.c.state == State.RUNNING, jobs.c.lease_until < tx.now())
     row = tx.execute(select(jobs).where(over).with_for_update(skip_locked=True)).one_or_none()
@@ -44,9 +45,9 @@ def rescue(tx: Tx, job_id: str, *, max_crashes: int, quarantine_seconds: float =
     job = Job.from_row(row)
     if job.cancel_requested:
         return finish.cancelled(tx, job.lease)
-    suspect = _suspect_worker(tx, job, quarantine_seconds)
-    crashes = job.crashes + (0 if suspect else 1)
-    same_block = not suspect and job.crashed_at_block is not None and job.crashed_at_block == job.blocks_done
+    blamed = job.company is None and not _suspect_worker(tx, job, quarantine_seconds)
+    crashes = job.crashes + (1 if blamed else 0)
+    same_block = blamed and job.crashed_at_block is not None and job.crashed_at_block == job.blocks_done
     losses = job.losses + 1
     if crashes >= max_crashes or losses >= MAX_LOSSES or (same_block and crashes >= 2 and job.blocks_done > 0):
         return finish.fail(
@@ -70,7 +71,7 @@ def rescue(tx: Tx, job_id: str, *, max_crashes: int, quarantine_seconds: float =
             lease_until=None,
             crashes=crashes,
             losses=losses,
-            crashed_at_block=job.blocks_done,
+            crashed_at_block=job.blocks_done if job.company is None else job.crashed_at_block,
             updated_at=tx.now(),
         )
         .returning(jobs)

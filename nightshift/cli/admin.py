@@ -71,7 +71,7 @@ def workers(as_json: AsJson = False) -> None:
                 "alive" if worker["alive"] else "gone",
                 worker["control"] or "",
                 ", ".join(worker["lanes"] or []),
-                worker["job"] or "",
+                ", ".join(worker["jobs"] or []),
             )
             for worker in found
         )

@@ -90,6 +90,84 @@ def test_ringing_again_makes_nobody_younger(database: Database) -> None:
     assert look(database, job_id).updated_at == before
 
 
+# --- Company ----------------------------------------------------------------------------------------------------------
+
+
+def company(database: Database, *, most: int = 9, seconds: float = PATIENCE, **more: Any) -> list[str]:
+    """The next job, and those that are to be done at once with it."""
+    with database.write() as tx:
+        leader = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        assert leader is not None
+        joined = queueing.join(tx, leader, ["cpu"], LEASE, most, affinity_seconds=seconds, **more)
+    for job in (leader, *joined) if joined else ():
+        assert (look(database, job.id).company, look(database, job.id).worker) == (len(joined) + 1, "w1")
+    return [leader.id, *(job.id for job in joined)]
+
+
+def test_jobs_of_one_engine_are_claimed_at_once(database: Database) -> None:
+    ids = [queued(database, "a") for _ in range(5)]
+    assert company(database, most=2) == ids[:3]
+    assert company(database) == ids[3:]
+
+
+def test_company_is_no_less_urgent_of_the_same_lane_short_and_without_blemish(database: Database) -> None:
+    leader = queued(database, "a", priority=INTERACTIVE)
+    fit = [queued(database, "a", priority=INTERACTIVE, expected=seconds) for seconds in (None, 600.0)]
+    unfit = [
+        queued(database, "a", priority=BATCH),
+        queued(database, "a", priority=INTERACTIVE, lane="gpu"),
+        queued(database, "a", priority=INTERACTIVE, expected=601.0),
+        queued(database, "a", priority=INTERACTIVE, failures=1),
+        queued(database, "a", priority=INTERACTIVE, losses=1),
+        queued(database, "b", priority=INTERACTIVE),
+    ]
+    assert company(database) == [leader, *fit]
+    assert {look(database, job_id).state for job_id in unfit} == {State.QUEUED}
+
+
+def test_a_long_job_is_done_alone(database: Database) -> None:
+    ids = [queued(database, "a", expected=3600.0), queued(database, "a")]
+    assert [company(database), company(database)] == [ids[:1], ids[1:]]
+
+
+def test_company_goes_before_another_engines_job_that_has_not_waited_long(database: Database) -> None:
+    first, other, second = queued(database, "a"), queued(database, "b"), queued(database, "a")
+    assert company(database) == [first, second]
+    assert company(database) == [other]
+
+
+@pytest.mark.parametrize("seconds", [0.0, PATIENCE])
+def test_who_is_next_and_has_waited_long_is_passed_over_by_nobody(database: Database, seconds: float) -> None:
+    first, other, second = queued(database, "a"), queued(database, "b", age=PATIENCE + 1), queued(database, "a")
+    assert company(database, seconds=seconds) == [first]
+    assert [company(database), company(database)] == [[other], [second]]
+
+
+def test_what_arrives_more_urgently_meanwhile_is_taken_along_or_waits_for_its_own_engine(database: Database) -> None:
+    leader, urgent = queued(database, "a"), None
+    later = queued(database, "a")
+    with database.write() as tx:
+        job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+    assert job is not None and job.id == leader
+    urgent = queued(database, "a", priority=INTERACTIVE)
+    with database.write() as tx:
+        assert [one.id for one in queueing.join(tx, job, ["cpu"], LEASE, 9, affinity_seconds=PATIENCE)] == [urgent]
+    queued(database, "b", priority=INTERACTIVE)
+    with database.write() as tx:
+        assert queueing.join(tx, job, ["cpu"], LEASE, 9, affinity_seconds=PATIENCE) == []
+    assert look(database, later).state is State.QUEUED
+
+
+def test_a_paused_worker_gets_no_company(database: Database) -> None:
+    with database.write() as tx:
+        processes.register(tx, "w1", "worker", lanes=["cpu"])
+    queued(database, "a"), queued(database, "a")
+    with database.write() as tx:
+        job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        processes.order(tx, "w1", "pause")
+        assert job is not None and queueing.join(tx, job, ["cpu"], LEASE, 9) == []
+
+
 # --- Bells ------------------------------------------------------------------------------------------------------------
 
 

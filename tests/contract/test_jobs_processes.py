@@ -27,7 +27,7 @@ def test_a_process_registers_and_is_seen(database: Database) -> None:
     _register(database, lanes=("gpu", "cpu"))
     process = _only(database)
     assert (process.name, process.role, process.lanes, process.control) == ("w1", "worker", ("cpu", "gpu"), "run")
-    assert (process.alive, process.job_id, process.info) == (True, None, {"device": "cpu"})
+    assert (process.alive, process.job_ids, process.info) == (True, (), {"device": "cpu"})
     with database.write() as tx:
         tx.execute(update(rows).values(seen_at=tx.now(-LEASE - 1)))
     assert not _only(database).alive
@@ -41,7 +41,7 @@ def test_a_process_registers_and_is_seen(database: Database) -> None:
 def test_what_it_runs_is_shown(database: Database) -> None:
     _register(database)
     job = claimed(database, submitted(database, new_key(database)).id, "w1")
-    assert _only(database).job_id == job.id
+    assert _only(database).job_ids == (job.id,)
 
 
 @pytest.mark.parametrize(("control", "after"), [("run", "run"), ("pause", "pause"), ("drain", "run")])

@@ -117,6 +117,36 @@ def test_a_worker_that_dies_on_two_jobs_is_suspected_instead(database: Database)
     assert log == ["worker_quarantined"]
 
 
+def test_of_jobs_that_were_done_at_once_nobody_is_blamed(database: Database) -> None:
+    """Not even on the same block; alone, each is judged as ever."""
+    _register(database, "w1")
+    key_id = new_key(database)
+    leader = claimed(database, submitted(database, key_id).id)
+    queue_up(database, *(submitted(database, key_id).id for _ in range(2)))
+    with database.write() as tx:
+        company = [leader, *queueing.join(tx, leader, ["cpu"], LEASE, 5)]
+    assert [job.company for job in company[1:]] == [3, 3]
+    for job in company:
+        checkpointed(database, job, 0)
+        lose_lease(database, job.id)
+    for job in company:
+        with database.write() as tx:
+            rescued = sweep.rescue(tx, job.id, max_crashes=3)
+        assert rescued is not None and rescued.state is State.WAITING
+        assert (rescued.crashes, rescued.losses, rescued.crashed_at_block) == (0, 1, None)
+    again = claimed(database, leader.id)
+    assert again.company is None
+    queue_up(database, *(job.id for job in company[1:]))
+    with database.write() as tx:
+        assert queueing.join(tx, again, ["cpu"], LEASE, 5) == []
+    lose_lease(database, leader.id)
+    with database.write() as tx:
+        alone = sweep.rescue(tx, leader.id, max_crashes=3)
+        assert alone is not None and (alone.crashes, alone.crashed_at_block) == (1, 1)
+        (worker,) = processes.list_all(tx, LEASE)
+    assert worker.crashed_jobs == (leader.id,) and worker.quarantined_until is None
+
+
 def test_dying_twice_on_one_job_makes_no_worker_suspect(database: Database) -> None:
     _register(database, "w1")
     job = submitted(database, new_key(database))

@@ -109,7 +109,7 @@ def test_workers_are_told_what_to_do(api: Api, admin: Caller) -> None:
 def test_a_worker_tells_an_admin_what_it_runs(api: Api, admin: Caller) -> None:
     register(api, "w1", {})
     job = jobs.claimed(api.database, jobs.submitted(api.database, api.me.key.id).id)
-    assert admin.get("/v1/workers").json["items"][0]["job"] == job.id
+    assert admin.get("/v1/workers").json["items"][0]["jobs"] == [job.id]
 
 
 def test_depth_is_ones_own_or_for_an_admin_all(api: Api, admin: Caller) -> None:
