@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,11 +41,17 @@ class Card:
         self._memory_bytes = memory_bytes
         self._loader = loader
         self._resident: OrderedDict[str, Engine] = OrderedDict()
+        # Jobs that are done at once ask from threads of their own.
+        self._lock = threading.RLock()
 
     @property
     def resident(self) -> tuple[str, ...]:
         """Names of the loaded engines, the least recently used first."""
         return tuple(self._resident)
+
+    def loaded(self, name: str) -> Engine | None:
+        """The engine, where it is resident."""
+        return self._resident.get(name)
 
     def acquire(self, spec: EngineSpec, on_fetch: Callable[[int, int | None], None] | None = None) -> Engine:
         """The engine, loaded if it is not. One that does not fit beside the others is loaded alone.
@@ -52,14 +59,15 @@ class Card:
         on_fetch: see `Host`. Raises what it raises and what loading raises: `engine_not_ready`, `weights_*`,
         `device_missing`, `gpu_oom`.
         """
-        engine = self._resident.get(spec.name)
-        if engine is None:
-            engine = self._load(spec, replace(self.host, on_fetch=on_fetch) if on_fetch else self.host)
-            self._resident[spec.name] = engine
-            _log.info("engine loaded", engine=spec.name, device=self.host.device, bytes=engine.memory_bytes())
-        self._resident.move_to_end(spec.name)
-        self._make_room()
-        return engine
+        with self._lock:
+            engine = self._resident.get(spec.name)
+            if engine is None:
+                engine = self._load(spec, replace(self.host, on_fetch=on_fetch) if on_fetch else self.host)
+                self._resident[spec.name] = engine
+                _log.info("engine loaded", engine=spec.name, device=self.host.device, bytes=engine.memory_bytes())
+            self._resident.move_to_end(spec.name)
+            self._make_room()
+            return engine
 
     def _load(self, spec: EngineSpec, host: Host) -> Engine:
         try:
@@ -82,11 +90,12 @@ class Card:
 
     def keep_only(self, name: str) -> bool:
         """Unloads every other engine; whether there was one."""
-        others = [other for other in self._resident if other != name]
-        for other in others:
-            self._resident.pop(other).close()
-            _log.info("engine unloaded", engine=other)
-        return bool(others)
+        with self._lock:
+            others = [other for other in self._resident if other != name]
+            for other in others:
+                self._resident.pop(other).close()
+                _log.info("engine unloaded", engine=other)
+            return bool(others)
 
     def free(self) -> None:
         """Unloads every engine."""

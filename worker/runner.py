@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -26,7 +27,21 @@ from common.states import Reason
 from common.storage.store import Store
 from worker import cache
 from worker.card import Card
-from worker.engine import Artifact, BlockDone, Engine, Limits, Metrics, Note, Progress, Source, Voice, Work
+from worker.company import Company
+from worker.engine import (
+    Artifact,
+    BlockDone,
+    Engine,
+    Event,
+    Limits,
+    Metrics,
+    Note,
+    Progress,
+    Sharing,
+    Source,
+    Voice,
+    Work,
+)
 from worker.inputs import Inputs
 from worker.media.overlap import Behind
 from worker.outcome import (
@@ -46,6 +61,8 @@ from worker.publish import Publisher, StoredBlocks, digest, fingerprint, folder_
 from worker.watch import Rhythm, Watch
 
 _log = log.get(__name__)
+
+_PATIENCE, _PATIENCE_IN_COMPANY = 0.5, 0.02
 
 
 @dataclass
@@ -87,20 +104,90 @@ class Runner:
         )
         if job is None:
             return False
-        with log.bound(job=job.id, attempt=job.attempt):
-            _log.info("claimed", kind=job.kind, engine=job.engine)
-            outcome = self._attempt(job)
-            self._record(job, outcome)
+        if companions := self._companions(job):
+            self._together([job, *companions])
+        else:
+            self._work_on(job)
         self._fill()
         return True
 
-    def _attempt(self, job: Job) -> Outcome:
+    def _companions(self, job: Job) -> list[Job]:
+        """Claims what gains from being done at once with a job that was claimed. The first job of an engine is done
+        alone: what it takes to load one is no company's business."""
+        engine = self.card.loaded(job.engine)
+        most = self.settings.jobs_together - 1
+        if most < 1 or not isinstance(engine, Sharing) or not engine.shares:
+            return []
+        s = self.settings
+        try:
+            with self.database.write() as tx:
+                # The queue holds fewer than may be done at once.
+                bells = queueing.fill(
+                    tx, job.lane, max(s.release_ahead, most), s.alive_seconds, s.max_audio_hours_per_day_per_key
+                )
+                companions = queueing.join(
+                    tx,
+                    job,
+                    self.presence.lanes,
+                    s.lease_seconds,
+                    most,
+                    engines=self.presence.engines,
+                    affinity_seconds=s.affinity_seconds,
+                )
+        except SQLAlchemyError:
+            _log.warning("could not look for company", job=job.id)
+            return []
+        taken = {companion.id for companion in companions}
+        self.ringer.ring([bell for bell in bells if bell.job_id not in taken])
+        return companions
+
+    def _together(self, company: list[Job]) -> None:
+        """Works on several jobs at once: each in a thread of its own, their computing in this one."""
+        together = Company(len(company))
+        watches: list[Watch] = []
+
+        def attempt(job: Job) -> None:
+            try:
+                self._work_on(job, together, watches)
+            finally:
+                together.leave()
+
+        threads = [threading.Thread(target=attempt, args=(job,), name=f"job-{job.id}") for job in company]
+        for thread in threads:
+            thread.start()
+        try:
+            together.compute()
+        finally:
+            for thread in threads:
+                thread.join()
+
+    def _work_on(self, job: Job, company: Company | None = None, watches: list[Watch] | None = None) -> None:
+        with log.bound(job=job.id, attempt=job.attempt):
+            _log.info("claimed", kind=job.kind, engine=job.engine, together=company.size if company else 1)
+            outcome = self._attempt(job, company, [] if watches is None else watches)
+            self._record(job, outcome)
+
+    def _attempt(self, job: Job, company: Company | None, watches: list[Watch]) -> Outcome:
+        """watches: of the jobs of its company, to be known to each other."""
         folder = self._scratch / f"{job.id}-{job.attempt}"
         folder.mkdir()
         try:
             here = self.presence
-            with Watch(self.database, job, here.lanes, here.engines, self._rhythm, lambda: here.draining) as watch:
-                return _Attempt(self, job, folder, watch).perform()
+            watch = Watch(
+                self.database,
+                job,
+                here.lanes,
+                here.engines,
+                self._rhythm,
+                lambda: here.draining,
+                beside=lambda: [other for other in watches if other is not watch],
+            )
+            watches.append(watch)
+            try:
+                with watch:
+                    return _Attempt(self, job, folder, watch, company).perform()
+            finally:
+                watches.remove(watch)
         except Exception as error:
             outcome = Lost() if isinstance(error, LeaseLost) else error
             if not isinstance(of_exception(outcome), Cancelled | Yielded | LeaseGone):
@@ -181,11 +268,12 @@ class Runner:
 class _Attempt:
     """One attempt at one job."""
 
-    def __init__(self, runner: Runner, job: Job, folder: Path, watch: Watch) -> None:
+    def __init__(self, runner: Runner, job: Job, folder: Path, watch: Watch, company: Company | None) -> None:
         self._runner = runner
         self._job = job
         self._folder = folder
         self._watch = watch
+        self._company = company
         self._started = time.monotonic()
         self._outputs: list[dict[str, Any]] = []
         self._warnings: list[dict[str, str]] = []
@@ -271,6 +359,7 @@ class _Attempt:
             limits=Limits(settings.max_duration_seconds, settings.max_channels, settings.max_pixels),
             check=self._watch.check,
             block_seconds=settings.block_seconds,
+            patience=_PATIENCE if self._company is None else _PATIENCE_IN_COMPANY,
             acquire=lambda name: self._load(lookup(name)),
         )
         store, database = self._runner.store, self._runner.database
@@ -278,7 +367,7 @@ class _Attempt:
 
     def _compute(self, engine: Engine, work: Work, publisher: Publisher) -> Outcome | None:
         """Runs the engine and stores what it gives, behind it. Returns an outcome where it stops at a block's end."""
-        with Behind(depth=4) as behind, contextlib.closing(_iterator(engine, work)) as happening:
+        with Behind(depth=4) as behind, contextlib.closing(self._events(engine, work)) as happening:
             for event in happening:
                 self._watch.check()
                 self._watch.moved()
@@ -305,6 +394,13 @@ class _Attempt:
         assert self._watch.yield_for is not None
         return Yielded(self._watch.yield_for)
 
+    def _events(self, engine: Engine, work: Work) -> Generator[Event, None, None]:
+        """The engine's events as a generator, which can be closed whatever the engine returned."""
+        if self._company is not None and isinstance(engine, Sharing):
+            yield from self._company.events(engine.steps(work))
+        else:
+            yield from engine.run(work)
+
     def _keep(self, publisher: Publisher, artifact: Artifact) -> None:
         self._outputs.append(publisher.artifact(artifact))
         self._watch.moved()
@@ -316,21 +412,23 @@ class _Attempt:
         with self._runner.database.write() as tx:
             events.log(tx, self._job.id, note.level, note.code, note.message)
 
+    def _times(self) -> dict[str, Any]:
+        """seconds: since it was claimed.  worker_seconds: of its worker's time, which it shared with others."""
+        times: dict[str, Any] = {"seconds": round(time.monotonic() - self._started, 3)}
+        if self._company is not None:
+            times |= {"worker_seconds": round(self._company.seconds, 3), "jobs_together": self._company.size}
+        return times
+
     def _result(self, engine: Engine, sources: tuple[Source, ...]) -> dict[str, Any]:
         self._watch.check()
         return {
             "outputs": self._outputs,
             "warnings": self._warnings,
-            "metrics": {**self._metrics, "seconds": round(time.monotonic() - self._started, 3)},
+            "metrics": {**self._metrics, **self._times()},
             "inputs": [{"filename": s.filename, "bytes": s.size, "sha256": s.sha256} for s in sources],
             "engine": {"name": engine.name, "version": engine.version},
             "cached": self._cached,
         }
-
-
-def _iterator(engine: Engine, work: Work) -> Iterator[Any]:
-    """The engine's events as a generator, which can be closed whatever the engine returned."""
-    yield from engine.run(work)
 
 
 def _progress(event: Progress) -> dict[str, Any]:

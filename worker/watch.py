@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,6 @@ from worker.outcome import Cancel, Lost, Stop, YieldNow
 
 _log = log.get(__name__)
 
-# How long a job that has been told to stop may take to notice before its process is ended.
-GRACE_SECONDS = 20.0
 # The exit status of a worker that ended itself because of a hanging engine; its launcher starts another.
 EXIT_STALLED = 70
 
@@ -44,6 +42,12 @@ class Rhythm:
         """After this long without a renewal the worker must believe its lease gone, whatever the database would say."""
         return self.lease * 5 / 6
 
+    @property
+    def grace(self) -> float:
+        """How long a job that has been told to stop may take to notice before its process is ended: while its lease,
+        which is not renewed any more, still lets that be written down."""
+        return min(20.0, (self.lease - self.heartbeat) * 2 / 3)
+
 
 class Watch:
     """A thread per running job. The job calls `moved` as it goes on, and `check` often: that raises when it must stop.
@@ -60,7 +64,9 @@ class Watch:
         rhythm: Rhythm,
         draining: Callable[[], bool],
         end_process: Callable[[int], None] = os._exit,
+        beside: Callable[[], Iterable[Watch]] = tuple,
     ) -> None:
+        """beside: the watches of the jobs that end with this process, where it has to be ended."""
         self._database = database
         self._job = job
         self._lanes = lanes
@@ -68,6 +74,7 @@ class Watch:
         self._rhythm = rhythm
         self._draining = draining
         self._end_process = end_process
+        self._beside = beside
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._progress: Mapping[str, Any] | None = None
@@ -117,7 +124,7 @@ class Watch:
                     self._halt(Lost())
                 except SQLAlchemyError as error:
                     _log.warning("the database did not answer the watch", error=type(error).__name__)
-                if self._stop is not None and time.monotonic() - self._stopped_at > GRACE_SECONDS:
+                if self._stop is not None and time.monotonic() - self._stopped_at > self._rhythm.grace:
                     self._abandon()
 
     def _beat(self) -> None:
@@ -174,9 +181,18 @@ class Watch:
     def _abandon(self) -> None:
         """The engine does not come back from where it hangs: say so in the database and end this process."""
         _log.error("the engine does not stop; ending this worker process", stop=repr(self._stop))
+        for watch in (self, *self._beside()):
+            watch._record_end()
+        self._end_process(EXIT_STALLED)
+
+    def _record_end(self) -> None:
+        """What this job is told when its process is ended; one that runs beside the job that hangs hangs with it."""
+        stop = self._halt(
+            NightshiftError("engine_stalled", "Its worker was ended, because a job beside it did not stop.")
+        )
         try:
             with self._database.write() as tx:
-                match self._stop:
+                match stop:
                     case Cancel():
                         finish.cancelled(tx, self._job.lease)
                     case YieldNow(reason=reason):
@@ -184,5 +200,4 @@ class Watch:
                     case NightshiftError() as error:
                         finish.retry(tx, self._job.lease, error.as_job_error(), 0.0, self._rhythm.max_attempts)
         except (LeaseLost, SQLAlchemyError):
-            _log.warning("the job's end could not be recorded; its lease will expire")
-        self._end_process(EXIT_STALLED)
+            _log.warning("the job's end could not be recorded; its lease will expire", job=self._job.id)

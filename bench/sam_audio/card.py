@@ -19,11 +19,12 @@ from bench.sam_audio import errors
 from bench.sam_audio.cpu import at_a_glance, error_figures, recording
 from bench.sam_audio.models import SIZES, load
 from bench.sam_audio.plain import Plain
-from bench.sam_audio.sides import PROMPT, separate
+from bench.sam_audio.sides import PROMPT, separate, separate_at_once
 from bench.scale import Scale
 from common.params import SeparationParams
 from worker import device as devices
 from worker.batches import MOST, Batches
+from worker.engine import alone
 from worker.separation.pipeline import SeparationEngine
 from worker.separation.sam_audio.longform import LongForm
 from worker.separation.sam_audio.model import Conditions, SamAudio
@@ -84,6 +85,7 @@ class Bench:
         self.clips = scale.pick(quick=(1.0,), normal=(300.0, 120.0, 60.0, 30.0))
         self.file = scale.pick(quick=2.0, normal=600.0)
         self.pair = scale.pick(quick=(0.5,), normal=(30.0, 300.0))
+        self.companies = scale.pick(quick=(2,), normal=(2, 4, 8))
         self.batches = scale.pick(quick=(1, 2), normal=(1, 2, 4, 8, 16, 32, 64))
         self.window, self.overlap = scale.pick(quick=(20, 5), normal=(750, 125))
         self.products = scale.pick(quick=256, normal=8192)
@@ -96,6 +98,7 @@ class Bench:
         yield from self.batch_sizes()
         yield from self.whole_files()
         yield from self.sharing()
+        yield from self.company()
         tiers = errors.of_tiers(self.size, self.folder, self.frames, str(self.device))
         formats = errors.of_formats(self.size, self.folder, self.frames, str(self.device))
         yield from error_figures(tiers, formats)
@@ -232,6 +235,30 @@ class Bench:
                 [both / second, both / third], Goal("<=", 1.1), {"one_s": (second + third) / 2, "both_s": both},
             )  # fmt: skip
 
+    def company(self) -> Iterator[Figure]:
+        """Jobs at once, which share their batches, against the same one after another."""
+        for count in self.companies:
+            paths = [recording(self.folder / f"one-{n}.flac", self.pair[0]) for n in range(count)]
+            yield self._company(SeparationEngine(self._separator(self._load(torch.bfloat16), MOST)), paths)
+
+    def _company(self, engine: SeparationEngine, paths: Sequence[Path]) -> Figure:
+        scratch = self.folder / "jobs"
+
+        def in_turn() -> None:
+            for path in paths:
+                separate(engine, path, scratch / path.name, [PROMPT], "reference")
+
+        def at_once() -> None:
+            separate_at_once(engine, paths, scratch, [PROMPT], "reference")
+
+        first, together, second = (self._run(work) for work in (in_turn, at_once, in_turn))
+        return figure(
+            f"company-of-{len(paths)}", f"speed of {len(paths)} jobs of {self.pair[0]:g} s at once",
+            "one after another", [first.seconds / together.seconds, second.seconds / together.seconds], None,
+            {"in_turn_s": (first.seconds + second.seconds) / 2, "at_once_s": together.seconds,
+             "peak_gb": together.peak_gb},
+        )  # fmt: skip
+
     def _longest(self) -> tuple[float, Run]:
         """The longest clip that the published procedure has the memory for, and its run."""
         for seconds in self.clips:
@@ -278,7 +305,7 @@ class Bench:
         """A clip as one block."""
         params = SeparationParams.model_validate({"prompts": [PROMPT], "quality": quality})
         block = BlockAudio(0, clip.numpy(), RATE, 0, slice(0, clip.shape[1]))
-        for _ in self._separator(model, batch).separate(block, params, lambda: None):
+        for _ in alone(self._separator(model, batch).separate(block, params, lambda: None)):
             pass
 
     def _clip(self, seconds: float) -> torch.Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import soundfile
 import torch
@@ -21,7 +22,8 @@ from common.params import SeparationParams
 from tests import media
 from worker import device as devices
 from worker.batches import Batches
-from worker.engine import Artifact, Work
+from worker.company import Company
+from worker.engine import Artifact, Event, Work, alone
 from worker.separation.pipeline import SeparationEngine
 from worker.separation.sam_audio.longform import LongForm, window_bytes
 from worker.separation.sam_audio.model import SamAudio
@@ -132,12 +134,15 @@ class _Watch:
 
 
 class TimedForm(LongForm):
-    """seconds: of processors, spent in the sampler so far."""
+    """seconds: of processors, spent in the sampler so far, by all jobs."""
 
     seconds = 0.0
 
+    def anew(self) -> Self:
+        return self
+
     def separate(self, *args: Any, **kwargs: Any) -> Generator[float, None, torch.Tensor]:
-        steps = super().separate(*args, **kwargs)
+        steps = alone(super().separate(*args, **kwargs))
         while True:
             began = busy()
             try:
@@ -159,9 +164,37 @@ def separate(
     engine: SeparationEngine, path: Path, scratch: Path, prompts: Sequence[str], quality: str = QUALITY
 ) -> None:
     """A job of that engine. Raises where it gives other stems than were asked for."""
+    _stems(engine.run(_work(path, scratch, prompts, quality)), scratch, prompts)
+
+
+def separate_at_once(
+    engine: SeparationEngine, paths: Sequence[Path], scratch: Path, prompts: Sequence[str], quality: str = QUALITY
+) -> None:
+    """A job for each file, all at once, as a worker does them. Raises as `separate` does."""
+    company = Company(len(paths))
+
+    def attempt(path: Path) -> None:
+        own = scratch / path.name
+        try:
+            with closing(company.events(engine.steps(_work(path, own, prompts, quality)))) as events:
+                _stems(events, own, prompts)
+        finally:
+            company.leave()
+
+    with ThreadPoolExecutor(len(paths)) as pool:
+        attempts = [pool.submit(attempt, path) for path in paths]
+        company.compute()
+    for one in attempts:
+        one.result()
+
+
+def _work(path: Path, scratch: Path, prompts: Sequence[str], quality: str) -> Work:
     params = SeparationParams.model_validate({"prompts": list(prompts), "quality": quality})
-    work = Work("job_bench", params, media.sources(path), scratch)
-    stems = [event.name for event in engine.run(work) if isinstance(event, Artifact) and event.role == "stem"]
+    return Work("job_bench", params, media.sources(path), scratch)
+
+
+def _stems(events: Iterable[Event], scratch: Path, prompts: Sequence[str]) -> None:
+    stems = [event.name for event in events if isinstance(event, Artifact) and event.role == "stem"]
     shutil.rmtree(scratch)
     if len(stems) != 2 * len(prompts):
         raise RuntimeError(f"the job gave {stems}")

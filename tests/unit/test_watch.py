@@ -17,7 +17,6 @@ from common.jobs.job import Job
 from common.states import Reason, State
 from tests.house import wait_for
 from tests.jobs import claimed, look, lose_lease, new_key, submitted
-from worker import watch as watching
 from worker.outcome import Cancel, Lost, YieldNow
 from worker.watch import EXIT_STALLED, Rhythm, Watch
 
@@ -124,11 +123,10 @@ def test_a_job_that_does_not_move_is_stopped(sqlite_database: Database, job: Job
     [("stall", State.WAITING, Reason.BACKOFF), ("cancel", State.CANCELLED, Reason.BY_CALLER)],
 )
 def test_a_job_that_does_not_heed_ends_its_process_and_is_not_lost(
-    sqlite_database: Database, job: Job, monkeypatch: pytest.MonkeyPatch, order: str, state: State, reason: Reason
+    sqlite_database: Database, job: Job, order: str, state: State, reason: Reason
 ) -> None:
-    monkeypatch.setattr(watching, "GRACE_SECONDS", 0.2)
     ended: list[int] = []
-    rhythm = replace(RHYTHM, stall=0.3 if order == "stall" else 60, lease=30)
+    rhythm = replace(RHYTHM, stall=0.3 if order == "stall" else 60)
     with watch_of(sqlite_database, job, rhythm=rhythm, end_process=ended.append):
         if order == "cancel":
             with sqlite_database.write() as tx:
@@ -137,6 +135,28 @@ def test_a_job_that_does_not_heed_ends_its_process_and_is_not_lost(
     assert ended[0] == EXIT_STALLED
     after = look(sqlite_database, job.id)
     assert (after.state, after.reason) == (state, reason)
+
+
+def test_jobs_that_end_with_its_process_are_tried_again(sqlite_database: Database, job: Job) -> None:
+    """They move, and would never be ended for themselves."""
+    other = claimed(sqlite_database, submitted(sqlite_database, new_key(sqlite_database)).id)
+    ended: list[int] = []
+    beside = watch_of(sqlite_database, other)
+    with watch_of(
+        sqlite_database, job, rhythm=replace(RHYTHM, stall=0.3), end_process=ended.append, beside=lambda: [beside]
+    ):
+        wait_for(lambda: ended)
+    for one in (job, other):
+        after = look(sqlite_database, one.id)
+        assert (after.state, after.reason, after.failures) == (State.WAITING, Reason.BACKOFF, 1)
+        assert after.error is None or after.error["code"] == "engine_stalled"
+
+
+def test_a_job_that_is_to_end_has_its_lease_until_its_process_is_ended() -> None:
+    for lease, heartbeat in ((30.0, 10.0), (3.0, 0.5), (300.0, 10.0)):
+        rhythm = replace(RHYTHM, lease=lease, heartbeat=heartbeat)
+        assert 0 < rhythm.grace <= 20
+        assert heartbeat + rhythm.grace < lease
 
 
 def test_what_lost_its_lease_elsewhere_may_not_renew(sqlite_database: Database, job: Job) -> None:
