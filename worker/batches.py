@@ -15,6 +15,11 @@ _log = log.get(__name__)
 MOST = 64
 """The largest batch: beyond it a card gains nothing that a checkpoint would not miss."""
 
+_CPU_SHARE = 2 / 3
+"""On a CPU, items that are smaller than a whole one share a batch up to this part of one. With SAM-Audio's base widths in
+bfloat16, rows of a seventh of a window take 13 % less time by two and 26 % less by four, rows of a third 4 % and 10 %;
+whole ones gain nothing."""
+
 # What fitted, by model and kind of card: for as long as the process lives, whatever engines come and go in it.
 _fitted: dict[tuple[str, str], int] = {}
 
@@ -27,7 +32,7 @@ class Batches:
 
     model: what the figures are remembered under.  item_bytes: what one item takes beside the weights, about.
     most: the largest batch, at most `MOST`.  fraction: share of the free memory that a batch may take.
-    On a CPU the batch is one: more gains nothing there.
+    On a CPU the batch is one, where the items are whole: more gains nothing there.
     """
 
     def __init__(
@@ -48,14 +53,16 @@ class Batches:
         return max(1, min(room, _fitted.get(self._key, self._most), self._most))
 
     def run(
-        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Made]
+        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Made], share: float = 1.0
     ) -> Generator[tuple[Sequence[Item], Made], None, None]:
         """Gives consecutive parts of the items, in their order, with what `compute` made of each.
+
+        share: of a whole item that each of these is.
 
         Where memory runs out, what torch holds unused is given back and the batch is halved. Raises `gpu_oom` where not
         even one item fits, and what `compute` raises.
         """
-        size, at = self.size, 0
+        size, at = self._sized(share), 0
         while at < len(items):
             batch = items[at : at + size]
             try:
@@ -101,6 +108,11 @@ class Batches:
             del working
             size = self._halved(len(batch))
         return found
+
+    def _sized(self, share: float) -> int:
+        if self._device.type != "cpu":
+            return self.size
+        return max(self.size, min(int(_CPU_SHARE / share), self._most))
 
     def _halved(self, size: int) -> int:
         """The next size after one that did not fit. Raises `gpu_oom`."""

@@ -47,12 +47,13 @@ def choose(host: Host, engine: str) -> torch.device:
 
 def matrix_dtype(device: torch.device) -> torch.dtype:
     """The format a network's large matrices are computed in: bfloat16 on a card, and on a CPU that has units for it
-    (AMX: three times as fast as float32 there); float32 on any other, which would only emulate it."""
+    (AMX, AVX-512 BF16: three to four times as fast as float32 there); float32 on any other, which would only emulate
+    it."""
     if device.type != "cpu":
         return torch.bfloat16
     # Not every torch tells; where it does not, float32 is never wrong.
     told = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if told.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if told.get("amx_bf16") or told.get("avx512_bf16") else torch.float32
 
 
 def memory(device: torch.device) -> Memory | None:

@@ -189,3 +189,11 @@ def test_step_by_step_another_failure_is_raised_and_an_early_end_closes_the_work
     with pytest.raises(RuntimeError, match="shapes"):
         list(Batches("m", CARD, GIB).stepwise(range(3), compute))
     assert closed == ["closed", "closed"] and not card
+
+
+@pytest.mark.parametrize(("share", "sizes"), [(1.0, [1] * 6), (1 / 3, [2] * 3), (0.13, [5, 1]), (0.001, [6])])
+def test_on_a_cpu_only_small_items_share_a_batch(share: float, sizes: list[int]) -> None:
+    """Up to a part of a whole one."""
+    made = list(Batches("m", torch.device("cpu"), GIB).run(range(6), list, share))
+    assert [len(batch) for batch, _ in made] == sizes
+    assert [item for _, items in made for item in items] == list(range(6))

@@ -41,7 +41,12 @@ def test_a_card_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("told", "dtype"),
-    [({"amx_bf16": True}, torch.bfloat16), ({"amx_bf16": False}, torch.float32), ({}, torch.float32)],
+    [
+        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
 )
 def test_matrices_are_short_where_the_cpu_has_units_for_them(
     monkeypatch: pytest.MonkeyPatch, told: dict[str, bool], dtype: torch.dtype

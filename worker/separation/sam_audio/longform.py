@@ -119,7 +119,8 @@ class Evaluation(Demand):
         windows = [(wanted, row) for wanted in fitting for row in range(wanted.done, len(wanted.states))]
         began = monotonic()
         # One batch of them: what comes next is for the jobs to say, which may have ended meanwhile.
-        with closing(self.form.batches.run(windows, lambda batch: _evaluate(_rows(batch)))) as batches:
+        share = self.states.shape[1] / self.form.window
+        with closing(self.form.batches.run(windows, lambda batch: _evaluate(_rows(batch)), share)) as batches:
             batch, made = next(batches)
         took = monotonic() - began
         at = 0
