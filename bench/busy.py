@@ -5,7 +5,8 @@ a card would compute. What counts is the share of the wall time in which it does
 - in series: the same code with its threads taken away, so that each stage waits for the one before;
 - overlapped: from the claim of a job to its end;
 - across jobs: from the first block of one job to the first block of the next, so that what comes before the first block
-  and after the last of a job counts in full, and nothing counts twice.
+  and after the last of a job counts in full, and nothing counts twice;
+- of short jobs, from the claim of the first to the end of the last: one after another, and four at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 from bench import place
-from bench.engines import TIMES_REAL_TIME, Card, Span
+from bench.engines import TIMES_REAL_TIME, Card, SharedCard, Span
 from bench.figures import Figure, Goal, figure
 from bench.scale import Scale
 from common.states import State
@@ -31,6 +32,7 @@ from worker.compose import open_runner
 from worker.runner import Runner
 
 GOAL = Goal(">=", 0.95)
+TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def run(scale: Scale) -> Iterator[Figure]:
     seconds, count = scale.pick(quick=(3.0, 2), normal=(600.0, 4))
     with (
         place.sqlite() as url,
-        place.house(url, extra_engines=f"{ALL},bench.engines:CARD", log_level="WARNING") as house,
+        place.house(url, extra_engines=f"{ALL},bench.engines:CARD,bench.engines:SHARED", log_level="WARNING") as house,
     ):
         source = place.recording(house.settings.home / "episode.flac", seconds)
         upload = house.upload(source)
@@ -73,6 +75,8 @@ def run(scale: Scale) -> Iterator[Figure]:
             overlapped = _jobs(house, runner, upload, count)
         finally:
             runner.close()
+        short = place.recording(house.settings.home / "short.flac", scale.pick(quick=1.0, normal=30.0))
+        shares = _short(house, house.upload(short), scale.pick(quick=2, normal=8), scale.pick(quick=1, normal=3))
     length = f"{seconds / 60:.3g} min of stereo at {TIMES_REAL_TIME:g} times real time"
     yield figure(
         "busy-series", f"time that the engine computes, stages in series, {length}", "wall time of the job",
@@ -89,6 +93,43 @@ def run(scale: Scale) -> Iterator[Figure]:
         "busy-jobs", f"time that the engine computes, {count} jobs back to back, {length}",
         "wall time from job to job", _across(overlapped), GOAL,
     )  # fmt: skip
+    ways = {"alone": "one after another", "together": f"{TOGETHER} at once"}
+    for way, words in ways.items():
+        yield figure(
+            f"busy-short-{way}", f"time that the engine computes, jobs of 30 s, {words}", "wall time of all",
+            shares[way],
+        )  # fmt: skip
+
+
+def _short(house: House, upload: str, count: int, repetitions: int) -> dict[str, list[float]]:
+    """Shares of the time that the card computes, of short jobs one after another and at once, in turns."""
+    shares: dict[str, list[float]] = {"alone": [], "together": []}
+    for _ in range(repetitions):
+        for way, together in (("alone", 1), ("together", TOGETHER)):
+            runner = open_runner(house.settings.model_copy(update={"jobs_together": together}))
+            runner.start()
+            try:
+                _all(house, runner, upload, 1)  # loads the engine
+                began, before = time.monotonic(), SharedCard.seconds
+                _all(house, runner, upload, count)
+                shares[way].append((SharedCard.seconds - before) / (time.monotonic() - began))
+            finally:
+                runner.close()
+    return shares
+
+
+def _all(house: House, runner: Runner, upload: str, count: int) -> None:
+    ids = [house.submit("bench-shared-card", input={"upload": upload}, cache=False).id for _ in range(count)]
+    while runner.run():
+        pass
+    _succeeded(house, ids)
+
+
+def _succeeded(house: House, ids: list[str]) -> None:
+    for job_id in ids:
+        job = house.job(job_id)
+        if job.state is not State.SUCCEEDED:
+            raise RuntimeError(f"the job is {job.state}: {job.error}")
 
 
 def _across(ran: list[Ran]) -> list[float]:
@@ -114,10 +155,7 @@ def _jobs(house: House, runner: Runner, upload: str, count: int) -> list[Ran]:
         if not runner.run():
             raise RuntimeError("there was no job to claim")
         edges.append(time.monotonic())
-    for job_id in ids:
-        job = house.job(job_id)
-        if job.state is not State.SUCCEEDED:
-            raise RuntimeError(f"the job is {job.state}: {job.error}")
+    _succeeded(house, ids)
     return _split(edges, list(Card.spans))
 
 

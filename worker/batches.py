@@ -16,9 +16,9 @@ MOST = 64
 """The largest batch: beyond it a card gains nothing that a checkpoint would not miss."""
 
 _CPU_SHARE = 2 / 3
-"""On a CPU, items that are smaller than a whole one share a batch up to this part of one. With SAM-Audio's base widths in
-bfloat16, rows of a seventh of a window take 13 % less time by two and 26 % less by four, rows of a third 4 % and 10 %;
-whole ones gain nothing."""
+"""On a CPU, items that are smaller than a whole one share a batch up to this part of one. With SAM-Audio's base widths
+in bfloat16, rows of a seventh of a window take 13 % less time by two and 26 % less by four, rows of a third 4 % and
+10 %; whole ones gain nothing."""
 
 # What fitted, by model and kind of card: for as long as the process lives, whatever engines come and go in it.
 _fitted: dict[tuple[str, str], int] = {}

@@ -86,30 +86,19 @@ def _made(plan: bool) -> Callable[..., None]:
                 "title": title,
                 "count": count,
             }
-            if (overwrite or pictures) and not deliver:
-                raise NightshiftClientError("--overwrite and --pictures say how to --deliver")
-            params: dict[str, Any] = {"prompts": prompt} if prompt else {}
-            if format:
-                params["output"] = {"format": format}
             request = {
-                "preset": preset,
-                "engine": engine,
-                "params": params or None,
                 "name": name,
-                "window": window,
                 "deadline": deadline,
-                "on_error": on_error,
-                "naming": naming,
-                "only_new": only_new,
-                "weight": weight,
-                "cache": False if no_cache else None,
-                "callback": {"url": callback} if callback else None,
-                "deliver": {"to": deliver, "overwrite": overwrite, "pictures": pictures} if deliver else None,
-                "rss": _present(feed) if rss else None,
-                "s3": _present({"pattern": s3, "exclude": exclude}) if s3 else None,
-            }
+                "rss": present(feed) if rss else None,
+                "s3": present({"pattern": s3, "exclude": exclude}) if s3 else None,
+                **work(
+                    preset=preset, engine=engine, prompt=prompt, format=format, window=window, on_error=on_error,
+                    naming=naming, only_new=only_new, weight=weight, callback=callback, deliver=deliver,
+                    overwrite=overwrite, pictures=pictures, no_cache=no_cache,
+                ),
+            }  # fmt: skip
             batches = Batches(client)
-            asked = _present(request) | _local(batches, client, sources or [], manifest, folder, include)
+            asked = present(request) | _local(batches, client, sources or [], manifest, folder, include)
             if plan:
                 told = batches.plan(asked)
                 if as_json:
@@ -131,7 +120,33 @@ def _made(plan: bool) -> Callable[..., None]:
     return command
 
 
-def _present(members: dict[str, Any]) -> dict[str, Any]:
+def work(
+    *, preset: str | None, engine: str | None, prompt: list[str] | None, format: str | None, window: str | None,
+    on_error: str, naming: str | None, only_new: bool | None, weight: float, callback: str | None, deliver: str | None,
+    overwrite: bool, pictures: bool, no_cache: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What is to be done with the items of a batch, wherever they come from, as the API takes it."""
+    if (overwrite or pictures) and not deliver:
+        raise NightshiftClientError("--overwrite and --pictures say how to --deliver")
+    params: dict[str, Any] = {"prompts": prompt} if prompt else {}
+    if format:
+        params["output"] = {"format": format}
+    return {
+        "preset": preset,
+        "engine": engine,
+        "params": params or None,
+        "window": window,
+        "on_error": on_error,
+        "naming": naming,
+        "only_new": only_new,
+        "weight": weight,
+        "cache": False if no_cache else None,
+        "callback": {"url": callback} if callback else None,
+        "deliver": {"to": deliver, "overwrite": overwrite, "pictures": pictures} if deliver else None,
+    }
+
+
+def present(members: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 

@@ -12,17 +12,23 @@ from nightshift.cli import exits, show
 from nightshift.cli.batch import (
     S3,
     Count,
+    Deliver,
+    DeliverPictures,
     Engine,
     Exclude,
     Format,
     Naming,
+    NoCache,
     OnError,
     OnlyNew,
+    Overwrite,
     Preset,
     Prompt,
     Since,
     Title,
     Weight,
+    present,
+    work,
 )
 from nightshift.client import Client
 from nightshift.errors import NightshiftClientError
@@ -69,33 +75,30 @@ def create(
     weight: Weight = 1.0,
     missed: Annotated[str, typer.Option(help="once or skip: what becomes of ticks nobody could act on.")] = "once",
     callback: Annotated[str | None, typer.Option(help="Address that gets signed POSTs about its batches.")] = None,
+    deliver: Deliver = None,
+    overwrite: Overwrite = False,
+    pictures: DeliverPictures = False,
+    no_cache: NoCache = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a schedule. Prints its id."""
     with exits.told(as_json), Client() as client:
         feed = {"url": rss, "since": since.date().isoformat() if since else None, "title": title, "count": count}
-        params: dict[str, Any] = {"prompts": prompt} if prompt else {}
-        if format:
-            params["output"] = {"format": format}
         batch = {
-            "rss": _given(feed) if rss else None,
-            "s3": _given({"pattern": s3, "exclude": exclude}) if s3 else None,
-            "preset": preset,
-            "engine": engine,
-            "params": params or None,
-            "window": window,
-            "on_error": on_error,
-            "naming": naming,
-            "only_new": only_new,
-            "weight": weight,
-            "callback": {"url": callback} if callback else None,
-        }
+            "rss": present(feed) if rss else None,
+            "s3": present({"pattern": s3, "exclude": exclude}) if s3 else None,
+            **work(
+                preset=preset, engine=engine, prompt=prompt, format=format, window=window, on_error=on_error,
+                naming=naming, only_new=only_new, weight=weight, callback=callback, deliver=deliver,
+                overwrite=overwrite, pictures=pictures, no_cache=no_cache,
+            ),
+        }  # fmt: skip
         body = {
             "name": name,
             "cron": cron,
             "timezone": timezone,
             "missed": missed,
-            "batch": _given(batch),
+            "batch": present(batch),
             "deadline_after": _seconds(deadline_after) if deadline_after else None,
         }
         made = client.transport.call("POST", "/v1/schedules", body=body)
@@ -104,10 +107,6 @@ def create(
             return
         show.notes.print(f"next: {made['next_at']}")
         show.out.print(made["id"])
-
-
-def _given(members: dict[str, Any]) -> dict[str, Any]:
-    return {member: value for member, value in members.items() if value is not None}
 
 
 def _seconds(text: str) -> int:

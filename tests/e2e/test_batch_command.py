@@ -128,7 +128,7 @@ def test_results_are_delivered_into_a_bucket(up: Up, tmp_path: Path) -> None:
     client.delete_object(Bucket="of-the-user", Key="stems/one/residual.flac")
     assert "0 again, 1 deliveries" in up.command("batch", "retry-failed", batch_id).out
     assert "1 of 1 done, 1 delivered" in up.command("batch", "watch", batch_id, "--poll", 0.2).out
-    keys = [one["Key"] for one in client.list_objects_v2(Bucket="of-the-user")["Contents"]]
+    keys = [one["Key"] for one in client.list_objects_v2(Bucket="of-the-user", Prefix="stems/")["Contents"]]
     assert keys == ["stems/one/residual.flac", "stems/one/speech.flac"]
     refused = up.command("batch", "plan", *asked[:-1], "s3://other/", "--json", status=3)
     assert refused.error["code"] == "bucket_forbidden"
@@ -160,7 +160,7 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
     schedule_id = up.command(
         "schedule", "create", "hourly", "--cron", "*/5 * * * *", "--timezone", "Europe/Madrid", "--rss", url,
         "--preset", "podcast-voice", "--engine", "fast", "--count", 50, "--weight", 2, "--on-error", "skip",
-        "--deadline-after", "1d9h",
+        "--deadline-after", "1d9h", "--deliver", "s3://of-the-user/nightly", "--no-cache",
     ).out.strip()  # fmt: skip
     try:
         batch_id = up.command("schedule", "run", schedule_id).out.strip()
@@ -180,6 +180,9 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
         by_id = {one["id"]: one["counts"]["total"] for one in found}
         assert by_id.pop(batch_id) == 12
         assert set(by_id.values()) <= {0}
+        with up.client() as client:
+            asked = client.transport.call("GET", f"/v1/schedules/{schedule_id}")["batch"]
+        assert (asked["deliver"]["to"], asked["cache"]) == ("s3://of-the-user/nightly/", False)
         assert "paused" in up.command("schedule", "pause", schedule_id).out
     finally:
         up.command("schedule", "delete", schedule_id)

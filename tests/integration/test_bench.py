@@ -27,7 +27,7 @@ LEVERS = ("bf16", "heads", "once", "windows", "batches", "cudnn", "compile", "st
 FIGURES = {
     "submit": {"submit", "submit-waiting"},
     "dispatch": {"dispatch", "dispatch-latency"},
-    "busy": {"busy-series", "busy-job", "busy-jobs"},
+    "busy": {"busy-series", "busy-job", "busy-jobs", "busy-short-alone", "busy-short-together"},
     "pending": {
         f"pending-{what}-{database}"
         for database in ("postgres", "sqlite")
