@@ -173,7 +173,7 @@ def in_series() -> Iterator[None]:
     with (
         mock.patch("worker.separation.pipeline.ahead", _at_once),
         mock.patch("worker.separation.finishing.ThreadPoolExecutor", _NoThreads),
-        mock.patch("worker.runner.Behind", _NotBehind),
+        mock.patch("worker.attempt.Behind", _NotBehind),
     ):
         yield
 

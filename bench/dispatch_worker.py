@@ -14,7 +14,7 @@ from celery import signals
 
 from bench.dispatch_apps import BARE_TASK, DONE, GATE, WORKER, make_bare
 from common.db.engine import Database
-from common.jobs import finish, queueing
+from common.jobs import claiming, finish
 from common.queue import RUN_TASK, make_celery
 from common.settings import Settings, load
 
@@ -63,7 +63,7 @@ def run_fenced(job_id: str) -> None:
         _wait_at_gate()
     else:
         lease = _child.settings.lease_seconds
-        job = _child.database.run(queueing.claim, WORKER, ("cpu",), lease, job_id=job_id, engines=("rnnoise",))
+        job = _child.database.run(claiming.claim, WORKER, ("cpu",), lease, job_id=job_id, engines=("rnnoise",))
         if job is None:
             raise RuntimeError(f"{job_id} was not to be claimed")
         _child.database.run(finish.succeed, job.lease, RESULT)

@@ -23,7 +23,7 @@ from common.db import keys, processes
 from common.db.engine import Database, Tx
 from common.db.keys import Scope
 from common.db.tables import jobs
-from common.jobs import query, queueing, submit
+from common.jobs import claiming, query, queueing, submit
 from common.jobs.job import Job
 from common.params import parse_request
 from common.quotas import Quotas
@@ -77,7 +77,7 @@ def run(scale: Scale) -> Iterator[Figure]:
 
 def _claim(tx: Tx, _table: Table) -> object:
     # By a worker that looks in vain for a job of what it has loaded: the dearest claim.
-    return queueing.claim(
+    return claiming.claim(
         tx, "bench", ("cpu",), 30.0, engines=("rnnoise", "loaded"), resident=("loaded",), affinity_seconds=1e6
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.db.engine import Database
-from common.jobs import batches, queueing
+from common.jobs import batches, claiming, queueing
 from common.jobs.batch import Batch
 from common.jobs.batches import Entry, NewBatch
 from common.jobs.job import Job
@@ -56,4 +56,4 @@ def start(database: Database, worker: str = "w1") -> Job | None:
         queueing.recall(tx)
         queueing.fill(tx, "cpu", 1, LEASE)
     with database.write() as tx:
-        return queueing.claim(tx, worker, ["cpu"], LEASE)
+        return claiming.claim(tx, worker, ["cpu"], LEASE)

@@ -29,7 +29,7 @@ from common.db.tables import batches as batch_rows
 from common.db.tables import metadata
 from common.db.tables import usage as ledger
 from common.errors import NightshiftError
-from common.jobs import batches, finish, queueing, running, submit, sweep
+from common.jobs import batches, claiming, finish, queueing, running, submit, sweep
 from common.jobs.batch import Batch, OnError
 from common.jobs.batches import Entry, NewBatch
 from common.jobs.job import Job, Lease, LeaseLost
@@ -329,7 +329,7 @@ class Machine(RuleBasedStateMachine):
     def _claim(self, worker: str, named: int | None, **more: Any) -> None:
         job_id = None if named is None else self._some(named)
         job: Job | None = self._do(
-            {Verb.CLAIM}, lambda tx: queueing.claim(tx, worker, ["cpu"], LEASE, job_id=job_id, **more)
+            {Verb.CLAIM}, lambda tx: claiming.claim(tx, worker, ["cpu"], LEASE, job_id=job_id, **more)
         )  # fmt: skip
         if job is not None:
             assert job_id in (None, job.id)
@@ -338,8 +338,8 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 3))
     def claim_in_company(self, worker: str, most: int) -> None:
         def call(tx: Any) -> list[Job]:
-            leader = queueing.claim(tx, worker, ["cpu"], LEASE)
-            return [leader, *queueing.join(tx, leader, ["cpu"], LEASE, most)] if leader else []
+            leader = claiming.claim(tx, worker, ["cpu"], LEASE)
+            return [leader, *claiming.join(tx, leader, ["cpu"], LEASE, most)] if leader else []
 
         company = self._do({Verb.CLAIM}, call)
         assert len(company) <= most + 1 and len({job.id for job in company}) == len(company)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from common.db import keys
 from common.db.engine import Database, Tx
 from common.db.tables import blocks, callbacks, events, jobs, sweeps
-from common.jobs import finish, query, queueing, running, submit
+from common.jobs import claiming, finish, query, running, submit
 from common.jobs.job import Job
 from common.params import Request, parse_request
 from common.quotas import Quotas
@@ -68,7 +68,7 @@ def queue_up(database: Database, *job_ids: str) -> None:
 def claimed(database: Database, job_id: str, worker: str = "w1", lease_seconds: float = LEASE) -> Job:
     queue_up(database, job_id)
     with database.write() as tx:
-        job = queueing.claim(tx, worker, ["cpu"], lease_seconds, job_id=job_id)
+        job = claiming.claim(tx, worker, ["cpu"], lease_seconds, job_id=job_id)
     assert job is not None
     return job
 

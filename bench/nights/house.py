@@ -12,7 +12,7 @@ from math import ceil
 from bench.nights.world import Process, World
 from common.db import processes
 from common.engines import Lane
-from common.jobs import callbacks, finish, queueing, running, submit
+from common.jobs import callbacks, claiming, finish, queueing, running, submit
 from common.jobs.job import Job, LeaseLost
 from common.jobs.queueing import Bell
 from common.params import parse_request
@@ -133,7 +133,7 @@ class Card(Process):
         """Answers the bells that are there, until one gives a job."""
         while self._hand is None and (job_id := self._broker.take()) is not None:
             job = self.world.database.run(
-                queueing.claim, self.name, [Lane.GPU], self._settings.lease_seconds, rung=job_id, engines=[ENGINE]
+                claiming.claim, self.name, [Lane.GPU], self._settings.lease_seconds, rung=job_id, engines=[ENGINE]
             )
             if job is not None:
                 audio = length_of(job)

@@ -16,7 +16,7 @@ from tenacity import stop_after_delay
 from common.db import engine, keys, migrate
 from common.db.engine import Database, SimulatedClock, Tx, transient
 from common.db.tables import keys as key_rows
-from common.jobs import queueing, running
+from common.jobs import claiming, running
 from tests.jobs import LEASE, claimed, look, new_key, submitted
 from tests.servers.postgres import PrivatePostgres
 
@@ -177,7 +177,7 @@ def test_run_waits_for_a_server_that_comes_back(private_postgres: PrivatePostgre
         kept = look(database, job.id)
         assert kept.progress == {"told": True}
         assert kept.attempt == 1
-        assert database.run(queueing.claim, "w2", ["cpu"], LEASE) is None
+        assert database.run(claiming.claim, "w2", ["cpu"], LEASE) is None
     finally:
         database.dispose()
 

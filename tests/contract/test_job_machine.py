@@ -14,7 +14,7 @@ from hypothesis import Phase
 from sqlalchemy.exc import IntegrityError
 
 from common.db.engine import Database
-from common.jobs import batches, callbacks, finish, queueing, running, submit, sweep, tally
+from common.jobs import batches, callbacks, claiming, finish, queueing, running, submit, sweep, tally
 from tests.job_machine import walk
 
 
@@ -50,7 +50,7 @@ def _mutant(module: ModuleType, function: str, *changes: tuple[str, str]) -> Ite
     exec(compile(source, f"<mutant of {function}>", "exec"), module.__dict__, made)
     places = [
         m
-        for m in (batches, callbacks, finish, queueing, running, submit, sweep, tally)
+        for m in (batches, callbacks, claiming, finish, queueing, running, submit, sweep, tally)
         if getattr(m, function, None) is original
     ]
     for place in places:
@@ -102,7 +102,7 @@ MUTANTS: dict[str, Mutant] = {
         finish, "cancel", (("values(cancel_requested=True, ", "values("),), STOPPED + "retry give_back"
     ),
     "claim whatever the state": Mutant(
-        queueing, "_fitting _claimed",
+        claiming, "_fitting _claimed",
         (
             ("jobs.c.state == State.QUEUED, ", ""),
             ("jobs.c.state.in_(sources(Verb.CLAIM))", "jobs.c.finished_at.is_(None)"),
@@ -110,7 +110,7 @@ MUTANTS: dict[str, Mutant] = {
         "submit claim",
     ),
     "claim without a new attempt": Mutant(
-        queueing, "_claimed", (("attempt=jobs.c.attempt + 1", "attempt=jobs.c.attempt"),), ZOMBIE
+        claiming, "_claimed", (("attempt=jobs.c.attempt + 1", "attempt=jobs.c.attempt"),), ZOMBIE
     ),
     "rescue of a live lease": Mutant(
         sweep, "rescue", ((", jobs.c.lease_until < tx.now()", ""),), "a_job_that_starts_at_once rescue_a_living_one"

@@ -16,7 +16,7 @@ from sqlalchemy import delete, insert, select, update
 from common.db import processes
 from common.db.engine import Database, SimulatedClock
 from common.db.tables import BATCH, INTERACTIVE, events, jobs
-from common.jobs import finish, queueing, sweep
+from common.jobs import claiming, finish, queueing, sweep
 from common.states import State
 from tests.jobs import LEASE, brought, look, new_key, queue_up, result, submitted
 
@@ -34,7 +34,7 @@ def queued(database: Database, engine: str, *, age: float = 0.0, **values: Any) 
 
 def claim(database: Database, *resident: str, seconds: float = PATIENCE, **more: Any) -> str | None:
     with database.write() as tx:
-        job = queueing.claim(
+        job = claiming.claim(
             tx, "w1", ["cpu"], LEASE, resident=resident, affinity_seconds=seconds, **more
         )  # fmt: skip
     return job and job.id
@@ -96,9 +96,9 @@ def test_ringing_again_makes_nobody_younger(database: Database) -> None:
 def company(database: Database, *, most: int = 9, seconds: float = PATIENCE, **more: Any) -> list[str]:
     """The next job, and those that are to be done at once with it."""
     with database.write() as tx:
-        leader = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        leader = claiming.claim(tx, "w1", ["cpu"], LEASE)
         assert leader is not None
-        joined = queueing.join(tx, leader, ["cpu"], LEASE, most, affinity_seconds=seconds, **more)
+        joined = claiming.join(tx, leader, ["cpu"], LEASE, most, affinity_seconds=seconds, **more)
     for job in (leader, *joined) if joined else ():
         assert (look(database, job.id).company, look(database, job.id).worker) == (len(joined) + 1, "w1")
     return [leader.id, *(job.id for job in joined)]
@@ -147,14 +147,14 @@ def test_what_arrives_more_urgently_meanwhile_is_taken_along_or_waits_for_its_ow
     leader, urgent = queued(database, "a"), None
     later = queued(database, "a")
     with database.write() as tx:
-        job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        job = claiming.claim(tx, "w1", ["cpu"], LEASE)
     assert job is not None and job.id == leader
     urgent = queued(database, "a", priority=INTERACTIVE)
     with database.write() as tx:
-        assert [one.id for one in queueing.join(tx, job, ["cpu"], LEASE, 9, affinity_seconds=PATIENCE)] == [urgent]
+        assert [one.id for one in claiming.join(tx, job, ["cpu"], LEASE, 9, affinity_seconds=PATIENCE)] == [urgent]
     queued(database, "b", priority=INTERACTIVE)
     with database.write() as tx:
-        assert queueing.join(tx, job, ["cpu"], LEASE, 9, affinity_seconds=PATIENCE) == []
+        assert claiming.join(tx, job, ["cpu"], LEASE, 9, affinity_seconds=PATIENCE) == []
     assert look(database, later).state is State.QUEUED
 
 
@@ -163,9 +163,9 @@ def test_a_paused_worker_gets_no_company(database: Database) -> None:
         processes.register(tx, "w1", "worker", lanes=["cpu"])
     queued(database, "a"), queued(database, "a")
     with database.write() as tx:
-        job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        job = claiming.claim(tx, "w1", ["cpu"], LEASE)
         processes.order(tx, "w1", "pause")
-        assert job is not None and queueing.join(tx, job, ["cpu"], LEASE, 9) == []
+        assert job is not None and claiming.join(tx, job, ["cpu"], LEASE, 9) == []
 
 
 # --- Bells ------------------------------------------------------------------------------------------------------------
@@ -181,10 +181,10 @@ def test_the_bell_of_a_job_that_was_preferred_finds_the_one_that_was_not(databas
 def test_a_bell_is_for_its_lane_alone(database: Database) -> None:
     here, there = queued(database, "a"), queued(database, "a", lane="gpu")
     with database.write() as tx:
-        job = queueing.claim(tx, "w1", ["cpu", "gpu"], LEASE, rung=there)
+        job = claiming.claim(tx, "w1", ["cpu", "gpu"], LEASE, rung=there)
         assert job is not None and job.id == there
     with database.write() as tx:
-        assert queueing.claim(tx, "w1", ["cpu", "gpu"], LEASE, rung=there) is None
+        assert claiming.claim(tx, "w1", ["cpu", "gpu"], LEASE, rung=there) is None
     assert look(database, here).state is State.QUEUED
 
 
@@ -313,7 +313,7 @@ class Day:
     def _claimed(self, worker: str, loaded: str | None, waiting: set[int], now: float) -> int:
         first = self._first(waiting)
         with self.database.write() as tx:
-            job = queueing.claim(
+            job = claiming.claim(
                 tx, worker, ["cpu"], 1e6, resident=[loaded] if loaded else [], affinity_seconds=self.patience
             )
             assert job is not None

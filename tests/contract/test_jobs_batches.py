@@ -14,7 +14,7 @@ from common.db.engine import Database, SimulatedClock
 from common.db.tables import callbacks, taken_items
 from common.db.tables import jobs as job_rows
 from common.errors import NightshiftError
-from common.jobs import batches, events, finish, queueing, running, submit
+from common.jobs import batches, claiming, events, finish, queueing, running, submit
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError
 from common.jobs.batches import Entry, IntakeLost
 from common.quotas import Quotas
@@ -176,12 +176,12 @@ def test_a_window_closes_on_time_although_no_scheduler_runs(database: Database) 
     with database.write() as tx:
         processes.register(tx, "w1", "worker", lanes=["cpu"])
         queueing.fill(tx, "cpu", 2, 1e9)
-        job = queueing.claim(tx, "w1", ["cpu"], 1e9)
+        job = claiming.claim(tx, "w1", ["cpu"], 1e9)
         assert job is not None
         assert running.orders(tx, job.lease, "w1", ["cpu"], 1e9).yield_for is None
     clock.now = EVENING + timedelta(hours=9)
     with database.write() as tx:
-        assert queueing.claim(tx, "w2", ["cpu"], LEASE) is None, "queued, but closed"
+        assert claiming.claim(tx, "w2", ["cpu"], LEASE) is None, "queued, but closed"
         assert queueing.fill(tx, "cpu", 5, 1e9) == []
         assert running.orders(tx, job.lease, "w1", ["cpu"], 1e9).yield_for is Reason.WINDOW_CLOSED
         given = running.give_back(tx, job.lease, Reason.WINDOW_CLOSED)
@@ -286,7 +286,7 @@ def _end_all(database: Database, batch: Batch, *, fail: int = 0) -> None:
     for number, job in enumerate(items(database, batch.id)):
         queue_up(database, job.id)
         with database.write() as tx:
-            mine = queueing.claim(tx, "w1", ["cpu"], LEASE, job_id=job.id)
+            mine = claiming.claim(tx, "w1", ["cpu"], LEASE, job_id=job.id)
             assert mine is not None
             if number < fail:
                 finish.fail(tx, mine.lease, ERROR)

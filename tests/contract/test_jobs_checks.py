@@ -64,6 +64,10 @@ JOBS: dict[str, list[tuple[State, Values, Values]]] = {
         (State.SUCCEEDED, {"length": 0.0, "work_seconds": 1.0}, {"length": 9.0, "work_seconds": 1.0}),
         (State.SUCCEEDED, {"length": 9.0, "work_seconds": 0.0}, {"length": 9.0, "work_seconds": None}),
     ],
+    "company_of_more": [
+        (State.RUNNING, {"company": 1}, {"company": 2}),
+        (State.RUNNING, {"company": 0}, {"company": None}),
+    ],
     "running_has_attempt": [(State.RUNNING, {"attempt": 0}, {"attempt": 7})],
     "risk_known": [(State.WAITING, {"risk": "unknown", "risk_at": NOW}, {"risk": "late", "risk_at": NOW})],
     "risk_dated": [

@@ -14,7 +14,20 @@ from common.db import keys, processes
 from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.db.tables import transfers as rows
-from common.jobs import batches, deadlines, expiry, finish, query, queueing, quota, running, submit, sweep, transfers
+from common.jobs import (
+    batches,
+    claiming,
+    deadlines,
+    expiry,
+    finish,
+    query,
+    queueing,
+    quota,
+    running,
+    submit,
+    sweep,
+    transfers,
+)
 from common.jobs.batches import NewBatch
 from common.jobs.query import Filter
 from common.quotas import Quotas
@@ -168,12 +181,12 @@ def _cancel(tx: Tx, _key_id: str) -> None:
 
 VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     "submit": (_submit, "ix_jobs_active"),
-    "claim": (lambda tx, key: queueing.claim(tx, "w1", ["cpu"], LEASE), "ix_jobs_claim"),
+    "claim": (lambda tx, key: claiming.claim(tx, "w1", ["cpu"], LEASE), "ix_jobs_claim"),
     "claim of an engine": (
-        lambda tx, key: queueing.claim(tx, "w1", ["cpu"], LEASE, engines=["rnnoise"]), "ix_jobs_claim",
+        lambda tx, key: claiming.claim(tx, "w1", ["cpu"], LEASE, engines=["rnnoise"]), "ix_jobs_claim",
     ),
     "claim of what is loaded": (
-        lambda tx, key: queueing.claim(
+        lambda tx, key: claiming.claim(
             tx, "w1", ["cpu"], LEASE, rung="job_w1020000", engines=["rnnoise", "fast"], resident=["fast"],
             affinity_seconds=60.0,
         ),
@@ -250,7 +263,7 @@ def test_the_plan_uses_its_index(crowded: Database, name: str) -> None:
 
 def test_orders_and_ends_of_a_running_job(crowded: Database) -> None:
     with crowded.write() as tx:
-        job = queueing.claim(tx, "w9", ["cpu"], LEASE)
+        job = claiming.claim(tx, "w9", ["cpu"], LEASE)
         assert job is not None
         with _plans(crowded, tx) as plans:
             running.orders(tx, job.lease, "w9", ["cpu"], LEASE)

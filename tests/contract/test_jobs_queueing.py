@@ -9,7 +9,7 @@ from common.db import processes
 from common.db.engine import Database
 from common.db.tables import BATCH, jobs
 from common.db.tables import processes as process_rows
-from common.jobs import finish, queueing, running
+from common.jobs import claiming, finish, queueing, running
 from common.jobs.job import Job
 from common.jobs.queueing import Bell
 from common.states import Reason, State
@@ -28,7 +28,7 @@ def _fill(database: Database, ahead: int, lane: str = "cpu") -> list[Bell]:
 
 def _claim(database: Database, worker: str = "w1", **more: object) -> Job | None:
     with database.write() as tx:
-        return queueing.claim(tx, worker, ["cpu"], LEASE, **more)  # type: ignore[arg-type]
+        return claiming.claim(tx, worker, ["cpu"], LEASE, **more)  # type: ignore[arg-type]
 
 
 def _crowd(database: Database, key_id: str, count: int, **values: object) -> None:
@@ -276,7 +276,7 @@ def test_a_worker_claims_only_what_it_can_run(
     queue_up(database, job.id)
     for job_id in (job.id, None):
         with database.write() as tx:
-            found = queueing.claim(tx, "w1", lanes, LEASE, job_id=job_id, engines=engines)
+            found = claiming.claim(tx, "w1", lanes, LEASE, job_id=job_id, engines=engines)
             assert (found is not None) == got
             tx.connection.rollback()
 

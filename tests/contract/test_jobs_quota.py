@@ -13,7 +13,7 @@ from common.db import keys, uploads
 from common.db.engine import Database, SimulatedClock
 from common.db.tables import jobs
 from common.errors import NightshiftError
-from common.jobs import batches, finish, queueing, quota, submit
+from common.jobs import batches, claiming, finish, queueing, quota, submit
 from common.jobs.job import Job
 from common.quotas import Quotas
 from common.states import State
@@ -38,7 +38,7 @@ def _fill(database: Database, audio_hours: float | None = None, ahead: int = 10)
 
 def _heard(database: Database, job_id: str, hours: float) -> Job:
     with database.write() as tx:
-        job = queueing.claim(tx, "w1", ["cpu"], LEASE, job_id=job_id)
+        job = claiming.claim(tx, "w1", ["cpu"], LEASE, job_id=job_id)
     assert job is not None
     with database.write() as tx:
         return finish.succeed(tx, job.lease, result(metrics={"audio_seconds": 3600 * hours}))
@@ -87,7 +87,7 @@ def test_what_is_under_way_counts_as_expected(database: Database) -> None:
     assert len(released) == 3, "2.25 hours: the third one crosses the line"
     assert _fill(database) == []
     with database.write() as tx:
-        assert queueing.claim(tx, "w1", ["cpu"], LEASE, job_id=released[0]) is not None
+        assert claiming.claim(tx, "w1", ["cpu"], LEASE, job_id=released[0]) is not None
     assert _fill(database) == [], "running or queued is the same"
     with database.write() as tx:
         finish.cancel(tx, released[1])

@@ -17,7 +17,7 @@ from common.db import processes
 from common.db.engine import Database
 from common.db.tables import BATCH, INTERACTIVE, events, jobs
 from common.errors import NightshiftError
-from common.jobs import callbacks, finish, queueing, running, submit, sweep
+from common.jobs import callbacks, claiming, finish, queueing, running, submit, sweep
 from common.jobs.job import Job, LeaseLost
 from common.states import Reason, State
 from tests.jobs import (
@@ -75,7 +75,7 @@ def test_eight_workers_claim_each_job_once(database: Database) -> None:
 
     def work(name: str) -> list[Job]:
         mine: list[Job] = []
-        while (job := database.run(queueing.claim, name, ["cpu"], LEASE)) is not None:
+        while (job := database.run(claiming.claim, name, ["cpu"], LEASE)) is not None:
             mine.append(job)
         return mine
 
@@ -88,7 +88,7 @@ def test_eight_workers_claim_each_job_once(database: Database) -> None:
 
 def test_eight_workers_told_of_one_job(database: Database) -> None:
     job = brought(database, new_key(database), State.QUEUED)
-    got = _at_once(*(_verb(database, queueing.claim, f"w{n}", ["cpu"], LEASE, job_id=job.id) for n in range(8)))
+    got = _at_once(*(_verb(database, claiming.claim, f"w{n}", ["cpu"], LEASE, job_id=job.id) for n in range(8)))
     assert sum(one is not None for one in got) == 1
 
 
@@ -144,7 +144,7 @@ def test_cancel_against_claim(database: Database, turn: int) -> None:
     job = brought(database, new_key(database), State.QUEUED)
     cancelled, got = _at_once(
         _verb(database, finish.cancel, job.id),
-        lambda: database.run(queueing.claim, "w1", ["cpu"], LEASE, job_id=job.id),
+        lambda: database.run(claiming.claim, "w1", ["cpu"], LEASE, job_id=job.id),
     )
     now = look(database, job.id)
     if got is None:
@@ -179,7 +179,7 @@ def test_two_schedulers_release_nothing_twice_and_little_too_much(database: Data
         assert ahead <= queued <= 2 * ahead
         for _ in range(queued):
             with database.write() as tx:
-                job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+                job = claiming.claim(tx, "w1", ["cpu"], LEASE)
                 assert job is not None
                 finish.succeed(tx, job.lease, result())
     with database.read() as tx:
@@ -351,7 +351,7 @@ def _anything(database: Database, chance: random.Random, worker: str, ids: list[
         case 5:
             database.run(sweep.rescue, some, max_crashes=3)
         case _:
-            job = database.run(queueing.claim, worker, ["cpu"], chance.choice((LEASE, -1.0)))
+            job = database.run(claiming.claim, worker, ["cpu"], chance.choice((LEASE, -1.0)))
             if job is not None:
                 end = chance.choice((finish.succeed, finish.fail, running.give_back))
                 told = {finish.succeed: result(), finish.fail: ERROR, running.give_back: Reason.DRAINED}[end]

@@ -9,7 +9,7 @@ from common.db import processes
 from common.db.engine import Database
 from common.db.tables import jobs
 from common.db.tables import processes as process_rows
-from common.jobs import finish, queueing, running, submit
+from common.jobs import claiming, finish, queueing, running, submit
 from common.jobs.job import Job, LeaseLost, Orders
 from common.states import Reason, State
 from tests.jobs import LEASE, QUOTA, checkpointed, claimed, look, lose_lease, new_key, queue_up, result, submitted
@@ -188,7 +188,7 @@ def test_one_in_a_hurry_gets_the_place_of_a_batch_job(database: Database) -> Non
         submitted(database, key_id, priority="batch")
     with database.write() as tx:
         queueing.fill(tx, "cpu", 2, LEASE)
-        job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        job = claiming.claim(tx, "w1", ["cpu"], LEASE)
         queueing.fill(tx, "cpu", 2, LEASE)
     assert job is not None
     quick = submitted(database, new_key(database), priority="interactive")
@@ -198,7 +198,7 @@ def test_one_in_a_hurry_gets_the_place_of_a_batch_job(database: Database) -> Non
     assert orders.yield_for is Reason.PREEMPTED
     with database.write() as tx:
         running.give_back(tx, job.lease, orders.yield_for)
-        taken = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        taken = claiming.claim(tx, "w1", ["cpu"], LEASE)
     assert taken is not None
     assert taken.id == quick.id
 

@@ -10,7 +10,7 @@ from common.db.tables import blocks, callbacks, deliveries, events, jobs, sweeps
 from common.db.tables import processes as process_rows
 from common.db.tables import uploads as upload_rows
 from common.jobs import callbacks as outbox
-from common.jobs import finish, queueing, sweep
+from common.jobs import claiming, finish, sweep
 from common.jobs.job import Job
 from common.states import Reason, State
 from tests.jobs import (
@@ -111,8 +111,8 @@ def test_a_worker_that_dies_on_two_jobs_is_suspected_instead(database: Database)
     assert _die(database, second, "bad").crashes == 0
     queue_up(database, third)
     with database.write() as tx:
-        assert queueing.claim(tx, "bad", ["cpu"], LEASE) is None
-        assert queueing.claim(tx, "good", ["cpu"], LEASE) is not None
+        assert claiming.claim(tx, "bad", ["cpu"], LEASE) is None
+        assert claiming.claim(tx, "good", ["cpu"], LEASE) is not None
         log = [row.data["code"] for row in tx.execute(select(events).where(events.c.type == "log"))]
     assert log == ["worker_quarantined"]
 
@@ -124,7 +124,7 @@ def test_of_jobs_that_were_done_at_once_nobody_is_blamed(database: Database) -> 
     leader = claimed(database, submitted(database, key_id).id)
     queue_up(database, *(submitted(database, key_id).id for _ in range(2)))
     with database.write() as tx:
-        company = [leader, *queueing.join(tx, leader, ["cpu"], LEASE, 5)]
+        company = [leader, *claiming.join(tx, leader, ["cpu"], LEASE, 5)]
     assert [job.company for job in company[1:]] == [3, 3]
     for job in company:
         checkpointed(database, job, 0)
@@ -138,7 +138,7 @@ def test_of_jobs_that_were_done_at_once_nobody_is_blamed(database: Database) -> 
     assert again.company is None
     queue_up(database, *(job.id for job in company[1:]))
     with database.write() as tx:
-        assert queueing.join(tx, again, ["cpu"], LEASE, 5) == []
+        assert claiming.join(tx, again, ["cpu"], LEASE, 5) == []
     lose_lease(database, leader.id)
     with database.write() as tx:
         alone = sweep.rescue(tx, leader.id, max_crashes=3)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from common.db.engine import Database, Tx
 from common.db.tables import callbacks, jobs
 from common.errors import NightshiftError
-from common.jobs import finish, queueing, running, submit, sweep
+from common.jobs import claiming, finish, queueing, running, submit, sweep
 from common.jobs.job import Job, Lease, LeaseLost
 from common.states import TABLE, TERMINAL, Reason, State, Transition, Verb
 from tests.jobs import ERROR, LEASE, LONG_AGO, QUOTA, RECEIVER, brought, look, new_key, result, snapshot
@@ -30,7 +30,7 @@ def _release(tx: Tx, job: Job) -> Any:
 
 
 def _claim(tx: Tx, job: Job) -> Any:
-    return queueing.claim(tx, "w2", ["cpu"], LEASE, job_id=job.id)
+    return claiming.claim(tx, "w2", ["cpu"], LEASE, job_id=job.id)
 
 
 def _checkpoint(tx: Tx, job: Job) -> Any:
@@ -210,7 +210,7 @@ def test_an_old_lease_changes_nothing(database: Database, name: str, flagged: bo
         _late(tx, first)
         sweep.rescue(tx, first.id, max_crashes=3)
         queueing.fill(tx, "cpu", 10, LEASE)
-        second = queueing.claim(tx, first.worker or "", ["cpu"], LEASE)
+        second = claiming.claim(tx, first.worker or "", ["cpu"], LEASE)
         assert second is not None
         assert (second.id, second.attempt) == (first.id, first.attempt + 1)
         if flagged:
@@ -229,7 +229,7 @@ def test_a_job_that_is_not_there(database: Database) -> None:
     with database.write() as tx:
         assert finish.cancel(tx, nobody.job_id) is None
         assert sweep.rescue(tx, nobody.job_id, max_crashes=3) is None
-        assert queueing.claim(tx, "w1", ["cpu"], LEASE, job_id=nobody.job_id) is None
+        assert claiming.claim(tx, "w1", ["cpu"], LEASE, job_id=nobody.job_id) is None
         with pytest.raises(NightshiftError) as caught:
             submit.resubmit(tx, nobody.job_id, default_quota=QUOTA)
     assert caught.value.code == "not_found"
@@ -251,7 +251,7 @@ def test_each_end_has_its_own_callback(database: Database) -> None:
     with database.write() as tx:
         submit.resubmit(tx, job.id, default_quota=QUOTA)
         queueing.fill(tx, "cpu", 10, LEASE)
-        again = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        again = claiming.claim(tx, "w1", ["cpu"], LEASE)
         assert again is not None
         finish.succeed(tx, again.lease, result())
         assert snapshot(tx).callbacks[job.id] == ["job.failed", "job.succeeded"]

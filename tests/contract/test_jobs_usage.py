@@ -18,7 +18,7 @@ from common.db.tables import jobs, metadata
 from common.db.tables import uploads as upload_rows
 from common.db.tables import usage as ledger
 from common.db.tables import voices as voice_rows
-from common.jobs import bulk, finish, queueing, submit, sweep
+from common.jobs import bulk, claiming, finish, queueing, submit, sweep
 from common.jobs.bulk import Action
 from common.jobs.query import Filter
 from common.params import Input
@@ -93,7 +93,7 @@ class World:
 
     def work(self, tx: Any, key: str, n: int) -> None:
         queueing.fill(tx, "cpu", 5, LEASE)
-        job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        job = claiming.claim(tx, "w1", ["cpu"], LEASE)
         if job is None:
             return
         if n % 5 == 0:

@@ -12,7 +12,7 @@ import pytest
 from common.batches.intake import Intake
 from common.db.engine import Database
 from common.jobs import batches as batch_verbs
-from common.jobs import finish, queueing, transfers
+from common.jobs import claiming, finish, queueing, transfers
 from common.params.batch import BatchRequest
 from common.settings import Settings
 from common.storage import open_store
@@ -56,7 +56,7 @@ def _work(api: Api, *, fail: set[int] = frozenset()) -> int:  # type: ignore[ass
     while True:
         with api.database.write() as tx:
             queueing.fill(tx, "cpu", 2, LEASE)
-            job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+            job = claiming.claim(tx, "w1", ["cpu"], LEASE)
             if job is None:
                 return done
             if job.batch_item in fail:
@@ -183,7 +183,7 @@ def test_paused_resumed_cancelled(api: Api) -> None:
     assert api.me.post(f"{address}/resume").json["state"] == "active"
     with api.database.write() as tx:
         queueing.fill(tx, "cpu", 2, LEASE)
-        job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+        job = claiming.claim(tx, "w1", ["cpu"], LEASE)
     assert job is not None
     cancelled = api.me.post(f"{address}/cancel")
     assert (cancelled.status_code, cancelled.json["state"], cancelled.json["counts"]["cancelled"]) == (
@@ -312,7 +312,7 @@ def test_many_jobs_by_a_filter(api: Api) -> None:
     stranger = api.caller("stranger")
     theirs = stranger.submit(batch="night").json["id"]
     with api.database.write() as tx:
-        running = queueing.claim(tx, "w1", ["cpu"], LEASE, job_id=other)
+        running = claiming.claim(tx, "w1", ["cpu"], LEASE, job_id=other)
     assert running is not None
     dry = _bulk(api.me, "cancel", dry_run=True, batch="night")
     assert (dry["matched"], dry["done"], dry["left"], len(dry["sample"])) == (5, 0, True, 5)

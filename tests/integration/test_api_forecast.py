@@ -10,7 +10,7 @@ import pytest
 
 from common.db import processes
 from common.db.engine import Database
-from common.jobs import finish, queueing
+from common.jobs import claiming, finish, queueing
 from common.settings import Settings
 from tests.api import Api
 from tests.jobs import LEASE, result
@@ -35,7 +35,7 @@ def test_a_batch_tells_when_it_will_be_done(api: Api) -> None:
         processes.register(tx, "w1", "worker", lanes=["cpu"])
         for _ in range(6):
             queueing.fill(tx, "cpu", 2, LEASE)
-            job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+            job = claiming.claim(tx, "w1", ["cpu"], LEASE)
             assert job is not None
             metrics = {"audio_seconds": 600.0, "seconds": 60.0}
             finish.succeed(tx, job.lease, result(metrics=metrics))
@@ -128,7 +128,7 @@ def _measured(api: Api, size: int = 1000) -> None:
         api.me.submit()
         with api.database.write() as tx:
             queueing.fill(tx, "cpu", 2, LEASE)
-            job = queueing.claim(tx, "w1", ["cpu"], LEASE)
+            job = claiming.claim(tx, "w1", ["cpu"], LEASE)
             assert job is not None
             outputs = [
                 {"name": name, "role": "stem", "filename": f"{name}.flac", "content_type": "audio/flac", "bytes": size}
