@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any, BinaryIO, TypeVar, cast
 
-from flask import Response, request, stream_with_context, url_for
+from flask import request, url_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api import schemas
-from api.batch_view import batch_view, plan_view, reject_view
+from api import batch_lines, schemas
+from api.batch_lines import LINES
+from api.batch_view import batch_view, plan_view
 from api.context import caller, service
 from api.intake import Intake as Body
-from api.job_view import cached_view, item_view
+from api.job_view import item_view
 from api.jobs import Instant, fill, held_until
 from api.operations import Answer, Resource
 from api.paging import PageQuery, cut
-from api.results import linked
-from common import naming
 from common.batches import control, planning
 from common.batches.intake import Intake
-from common.batches.outputs import paths, targets
 from common.db.engine import Tx
 from common.db.keys import Scope
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import batches, outlook, transfers
-from common.jobs.batch import Batch, BatchState, OnError, Reject
-from common.jobs.job import Job
+from common.jobs import batch_query, outlook, steering, transfers
+from common.jobs.batch import Batch, BatchState, OnError
 from common.jobs.outlook import Outlook
-from common.jobs.transfers import Transfer
 from common.params.batch import BatchRequest, BatchWork
-from common.states import UNSUCCESSFUL, State
+from common.states import State
 from common.windows import Windows
 
 T = TypeVar("T")
@@ -43,10 +37,8 @@ resource = Resource("batches", "Batches", "Many jobs at once, run in their windo
 
 # What takes longer, the scheduler goes on with after the answer.
 ANSWER_SECONDS = 20.0
-_PAGE = 500
 # In a list: each costs some milliseconds, more where many batches wait.
 _FORECASTS = 20
-_LINES = "application/x-ndjson"
 
 
 class BatchHeaders(BaseModel):
@@ -95,7 +87,7 @@ class ItemQuery(PageQuery):
     query=BatchOptions,
     headers=BatchHeaders,
     body=BatchRequest,
-    media={_LINES: "A manifest: a JSON object a line, each an item; Content-Length is needed"},
+    media={LINES: "A manifest: a JSON object a line, each an item; Content-Length is needed"},
     answers={
         202: Answer(
             "The batch was accepted",
@@ -165,11 +157,11 @@ def _work(query: BatchOptions) -> BatchWork:
 
 
 def _lines() -> BinaryIO:
-    if request.mimetype not in (_LINES, "application/jsonl", "application/json-lines"):
+    if request.mimetype not in (LINES, "application/jsonl", "application/json-lines"):
         raise NightshiftError(
             "unsupported_media_type",
             f"A batch cannot be sent as {request.mimetype[:100] or 'nothing'}.",
-            hint=f"Send JSON, or a manifest as {_LINES}.",
+            hint=f"Send JSON, or a manifest as {LINES}.",
         )
     size = request.content_length
     if size is None:
@@ -192,7 +184,7 @@ def list_batches(query: BatchListQuery) -> Any:
     """The key's batches, newest first."""
     before = query.before("batches")
     with service().database.read() as tx:
-        found = batches.page(
+        found = batch_query.page(
             tx, caller().id, before=before, limit=query.limit + 1, states=query.state, schedule_id=query.schedule
         )
         items, cursor, link = cut("batches", query, found)
@@ -230,7 +222,7 @@ def list_items(batch_id: str, query: ItemQuery) -> Any:
     after = int(query.before(name) or 0)
     with service().database.read() as tx:
         _find(tx, batch_id)
-        found = batches.items(tx, batch_id, after=after, limit=query.limit + 1, states=query.state)
+        found = batch_query.items(tx, batch_id, after=after, limit=query.limit + 1, states=query.state)
         known = transfers.of(tx, [job.id for job in found])
     items, cursor, link = cut(name, query, found, key=lambda job: str(job.batch_item))
     keep = service().settings.retention
@@ -251,7 +243,7 @@ def list_items(batch_id: str, query: ItemQuery) -> Any:
 )
 def pause_batch(batch_id: str) -> Any:
     """Nothing more of it starts; what runs yields at its next block, and keeps what it has done."""
-    return _steer(batch_id, batches.pause)
+    return _steer(batch_id, steering.pause)
 
 
 @resource.operation(
@@ -264,7 +256,7 @@ def pause_batch(batch_id: str) -> Any:
 )
 def resume_batch(batch_id: str) -> Any:
     """It goes on when its window is open; also a batch that a failed item stopped."""
-    return _steer(batch_id, batches.resume)
+    return _steer(batch_id, steering.resume)
 
 
 @resource.operation(
@@ -281,7 +273,7 @@ def cancel_batch(batch_id: str) -> Any:
     """Cancels every job of it that has not ended. Cancelling a batch that is over changes nothing."""
     with service().database.write() as tx:
         _find(tx, batch_id)
-        batches.cancel(tx, batch_id)
+        steering.cancel(tx, batch_id)
     control.cancel_all(service().database, batch_id, ANSWER_SECONDS)
     _fill()
     answer = _answer(batch_id)
@@ -315,33 +307,14 @@ def retry_batch(batch_id: str) -> Any:
     "/v1/batches/{batch_id}/output.jsonl",
     "Get the results of a batch",
     scope=Scope.READ,
-    answers={200: Answer("A line for each item that has succeeded, in their order", media=_LINES)},
+    answers={200: Answer("A line for each item that has succeeded, in their order", media=LINES)},
 )
 def get_output(batch_id: str) -> Any:
     """Each line names an item, its job and its outputs, with the names that the batch's template gives them and links
     that work for a while without a key. `delivered` is the `s3://` address where a copy lies, null where none does."""
     with service().database.read() as tx:
         batch = _find(tx, batch_id)
-    template = naming.Template.parse(batch.template["naming"])
-
-    def line(found: tuple[Job, Transfer | None]) -> dict[str, Any]:
-        job, transfer = found
-        done = transfer is not None and transfer.state == "done"
-        places = zip(linked(job), paths(batch, template, job), targets(batch, template, job), strict=True)
-        outputs = [
-            {**output.model_dump(mode="json", exclude_none=True), "path": path, "delivered": target if done else None}
-            for output, path, target in places
-        ]
-        cached = cached_view(job.result or {})
-        return {
-            "item": job.batch_item,
-            "job": job.id,
-            "cached_from": cached.model_dump(mode="json") if cached else None,
-            **_told(job),
-            "outputs": outputs,
-        }
-
-    return _stream(_delivered(batch), line, f"{batch_id}-output.jsonl")
+    return batch_lines.output(batch)
 
 
 @resource.operation(
@@ -353,7 +326,7 @@ def get_output(batch_id: str) -> Any:
         200: Answer(
             "A line for each item that could not become a job, whose job did not succeed, or whose results could not "
             "be delivered",
-            media=_LINES,
+            media=LINES,
         )
     },
 )
@@ -362,81 +335,7 @@ def get_errors(batch_id: str) -> Any:
     succeeded but whose results could not be delivered, with the state `undelivered`."""
     with service().database.read() as tx:
         _find(tx, batch_id)
-
-    def line(one: Any) -> dict[str, Any]:
-        if isinstance(one, Job):
-            error = dict(one.error) if one.error else {"code": str(one.state), "message": f"The job was {one.state}."}
-            return {"item": one.batch_item, "job": one.id, "state": one.state, **_told(one), "error": error}
-        if isinstance(one, tuple):
-            job, transfer = one
-            state = {"item": job.batch_item, "job": job.id, "state": "undelivered"}
-            return {**state, **_told(job), "error": dict(transfer.error)}
-        return {"state": "rejected", "job": None, **reject_view(one).model_dump(exclude_unset=True)}
-
-    def found() -> Iterator[Any]:
-        yield from _rejects(batch_id)
-        yield from _items(batch_id, tuple(sorted(UNSUCCESSFUL)))
-        yield from _undelivered(batch_id)
-
-    return _stream(found(), line, f"{batch_id}-errors.jsonl")
-
-
-def _told(job: Job) -> dict[str, Any]:
-    """What the source said of an item."""
-    given = {name: value for name, value in (job.item or {}).items() if name in ("title", "show", "date", "guid")}
-    return {**given, "metadata": dict(job.request.get("metadata") or {})}
-
-
-def _items(batch_id: str, states: tuple[State, ...]) -> Iterator[Job]:
-    def page(tx: Tx, after: int) -> list[Job]:
-        return batches.items(tx, batch_id, after=after, limit=_PAGE, states=states)
-
-    return _pages(page, lambda job: job.batch_item or 0)
-
-
-def _delivered(batch: Batch) -> Iterator[tuple[Job, Transfer | None]]:
-    """Jobs that have succeeded, each with the delivery of its results."""
-    found = _items(batch.id, (State.SUCCEEDED,))
-    while part := list(islice(found, _PAGE)):
-        with service().database.read() as tx:
-            known = transfers.of(tx, [job.id for job in part]) if batch.deliver else {}
-        yield from ((job, known.get(job.id)) for job in part)
-
-
-def _undelivered(batch_id: str) -> Iterator[tuple[Job, Transfer]]:
-    def page(tx: Tx, after: int) -> list[tuple[Job, Transfer]]:
-        return transfers.undelivered(tx, batch_id, after=after, limit=_PAGE)
-
-    return _pages(page, lambda one: one[1].item)
-
-
-def _rejects(batch_id: str) -> Iterator[Reject]:
-    def page(tx: Tx, after: int) -> list[Reject]:
-        return batches.rejects(tx, batch_id, after=after, limit=_PAGE)
-
-    return _pages(page, lambda reject: reject.item)
-
-
-def _pages(page: Callable[[Tx, int], list[T]], item: Callable[[T], int]) -> Iterator[T]:
-    """All that pages hold, each read in a transaction of its own. item: the place that the next one begins after."""
-    after = 0
-    while True:
-        with service().database.read() as tx:
-            found = page(tx, after)
-        yield from found
-        if len(found) < _PAGE:
-            return
-        after = item(found[-1])
-
-
-def _stream(found: Iterator[Any], line: Callable[[Any], dict[str, Any]], filename: str) -> Response:
-    def lines() -> Iterator[str]:
-        for one in found:
-            yield json.dumps(line(one), ensure_ascii=False, separators=(",", ":")) + "\n"
-
-    response = Response(stream_with_context(lines()), mimetype=_LINES)
-    response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
-    return response
+    return batch_lines.errors(batch_id)
 
 
 # --- Beneath ----------------------------------------------------------------------------------------------------------
@@ -476,12 +375,12 @@ def _outlooks(tx: Tx, unfinished: Sequence[Batch]) -> dict[str, Outlook]:
 
 
 def _view(tx: Tx, batch: Batch, held: datetime | None, found: Outlook | None = None) -> schemas.Batch:
-    under_way = {} if batch.over else batches.under_way(tx, batch.id)
+    under_way = {} if batch.over else batch_query.under_way(tx, batch.id)
     return batch_view(batch, service().settings.retention, under_way, tx.instant(), found, held)
 
 
 def _find(tx: Tx, batch_id: str) -> Batch:
-    batch = batches.get(tx, batch_id, caller().id)
+    batch = batch_query.get(tx, batch_id, caller().id)
     if batch is None:
         raise NightshiftError("not_found", "There is no such batch.")
     return batch

@@ -28,7 +28,7 @@ from common.batches.intake import Intake
 from common.db.engine import Database
 from common.db.tables import batches as batch_rows
 from common.db.tables import events, jobs
-from common.jobs import batches
+from common.jobs import batch_query, steering
 from common.jobs.batch import BatchState
 from common.params.batch import BatchWork
 from common.states import Reason, State
@@ -130,7 +130,7 @@ def _pages(name: str, house: House, batch_id: str, count: int, scale: Scale) -> 
     def seconds(after: int) -> float:
         with house.database.read() as tx:
             began = time.perf_counter()
-            batches.items(tx, batch_id, after=after, limit=PAGE)
+            batch_query.items(tx, batch_id, after=after, limit=PAGE)
             return time.perf_counter() - began
 
     ratios, first, last = [], 0.0, 0.0
@@ -155,7 +155,7 @@ def _cancel(name: str, house: House, batch_id: str, count: int, scale: Scale) ->
         else:
             began = time.perf_counter()
             with database.write() as tx:
-                batches.cancel(tx, batch_id)
+                steering.cancel(tx, batch_id)
             if control.cancel_all(database, batch_id) != count:
                 raise RuntimeError("not all jobs were cancelled")
             ours.append(time.perf_counter() - began)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.db.engine import Database
-from common.jobs import batches, claiming, queueing
+from common.jobs import batch_query, batches, claiming, queueing
 from common.jobs.batch import Batch
 from common.jobs.batches import Entry, NewBatch
 from common.jobs.job import Job
@@ -40,14 +40,14 @@ def made(database: Database, key_id: str, count: int = 3, job: dict[str, Any] | 
 
 def look(database: Database, batch_id: str) -> Batch:
     with database.read() as tx:
-        batch = batches.get(tx, batch_id)
+        batch = batch_query.get(tx, batch_id)
     assert batch is not None
     return batch
 
 
 def items(database: Database, batch_id: str) -> list[Job]:
     with database.read() as tx:
-        return batches.items(tx, batch_id, after=0, limit=10_000)
+        return batch_query.items(tx, batch_id, after=0, limit=10_000)
 
 
 def start(database: Database, worker: str = "w1") -> Job | None:

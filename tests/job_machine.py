@@ -29,7 +29,7 @@ from common.db.tables import batches as batch_rows
 from common.db.tables import metadata
 from common.db.tables import usage as ledger
 from common.errors import NightshiftError
-from common.jobs import batches, claiming, finish, queueing, running, submit, sweep
+from common.jobs import batches, claiming, finish, queueing, running, steering, submit, sweep
 from common.jobs.batch import Batch, OnError
 from common.jobs.batches import Entry, NewBatch
 from common.jobs.job import Job, Lease, LeaseLost
@@ -287,7 +287,7 @@ class Machine(RuleBasedStateMachine):
         ids = sorted(self.batches)
         return ids[number % len(ids)] if ids else None
 
-    @rule(number=any_number, verb=st.sampled_from((batches.pause, batches.resume, batches.cancel)))
+    @rule(number=any_number, verb=st.sampled_from((steering.pause, steering.resume, steering.cancel)))
     def steer(self, number: int, verb: Callable[..., Batch]) -> None:
         if (batch_id := self._batch(number)) is not None:
             answer = self._do({Verb.RECALL}, lambda tx: verb(tx, batch_id))
@@ -296,7 +296,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=any_number, limit=st.integers(1, 3))
     def cancel_some(self, number: int, limit: int) -> None:
         if (batch_id := self._batch(number)) is not None:
-            self._do({Verb.CANCEL, *ENDED}, lambda tx: batches.cancel_some(tx, batch_id, limit=limit))
+            self._do({Verb.CANCEL, *ENDED}, lambda tx: steering.cancel_some(tx, batch_id, limit=limit))
             self.to_stop |= {
                 job_id
                 for job_id, row in self.seen.jobs.items()
@@ -306,7 +306,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=any_number, limit=st.integers(1, 3))
     def retry_some(self, number: int, limit: int) -> None:
         if (batch_id := self._batch(number)) is not None:
-            self._do({Verb.RESUBMIT}, lambda tx: batches.retry_some(tx, batch_id, default_quota=QUOTA, limit=limit))
+            self._do({Verb.RESUBMIT}, lambda tx: steering.retry_some(tx, batch_id, default_quota=QUOTA, limit=limit))
 
     @rule()
     def recall(self) -> None:

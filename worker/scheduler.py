@@ -22,7 +22,7 @@ from common.db import usage
 from common.db.engine import Database
 from common.engines import Lane
 from common.errors import NightshiftError
-from common.jobs import batches, deadlines, expiry, finish, queueing, schedules, sweep
+from common.jobs import batches, deadlines, expiry, finish, queueing, schedules, steering, sweep
 from common.jobs.queueing import Bell
 from common.queue import Ringer, open_ringer
 from common.settings import Settings
@@ -114,7 +114,7 @@ class Scheduler:
     def turn_windows(self) -> int:
         """Opens and closes batches by their windows, and takes back what is queued of those that are closed."""
         with self._database.write() as tx:
-            turned = len(batches.turn_windows(tx))
+            turned = len(steering.turn_windows(tx))
         with self._database.write() as tx:
             return turned + len(queueing.recall(tx))
 
@@ -145,7 +145,7 @@ class Scheduler:
     def cancel(self) -> int:
         """Goes on with the cancelling of batches."""
         with self._database.read() as tx:
-            ids = batches.to_cancel(tx)
+            ids = steering.to_cancel(tx)
         cancelled = 0
         for batch_id in ids:
             cancelled += cancel_all(self._database, batch_id)

@@ -16,7 +16,7 @@ from common import log
 from common.batches.outputs import check_bucket, targets
 from common.db.engine import Database
 from common.errors import NightshiftError
-from common.jobs import batches, query, transfers
+from common.jobs import batch_query, query, transfers
 from common.jobs.transfers import Transfer
 from common.naming import Template
 from common.outbound.backoff import DELIVERY, REFUSED_DELIVERY, next_try
@@ -92,7 +92,7 @@ class Carrier:
 
     def _copy(self, transfer: Transfer) -> int:
         with self._database.read() as tx:
-            job, batch = query.get(tx, transfer.job_id), batches.get(tx, transfer.batch_id)
+            job, batch = query.get(tx, transfer.job_id), batch_query.get(tx, transfer.batch_id)
         if job is None or job.result is None or batch is None or batch.deliver is None:
             raise NightshiftError("input_missing", "The job was deleted.")
         check_bucket(self._settings, transfer.bucket)

@@ -20,7 +20,7 @@ from common.batches.sources import Found
 from common.batches.template import Template
 from common.db import keys
 from common.db.keys import Scope
-from common.jobs import batches, outlook
+from common.jobs import batch_query, batches, outlook
 from common.jobs.outlook import Outlook
 from common.params.batch import BatchRequest, BatchWork, Item
 from common.settings import Settings
@@ -175,7 +175,7 @@ class Week:
     def _look(self) -> None:
         """Whether the batch is over; a little later so is the week, when its callbacks have arrived."""
         with self.world.database.read() as tx:
-            batch = batches.get(tx, self.batch_id)
+            batch = batch_query.get(tx, self.batch_id)
         if batch is None or batch.finished_at is None:
             self.world.after(900.0, self._look)
         elif self.finished is None:
@@ -191,7 +191,7 @@ class Week:
         spans = [span for card in self.cards for span in card.spans]
         with self.world.database.read() as tx:
             found = verdict.lives(tx)
-            batch = batches.get(tx, self.batch_id)
+            batch = batch_query.get(tx, self.batch_id)
             assert batch is not None
             messages = verdict.told(tx, self.postman.received, self.interactive, self.postman.deaths)
         told = self.told.forecast if self.told is not None else None

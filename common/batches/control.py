@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from common.db.engine import Database
-from common.jobs import batches, transfers
+from common.jobs import steering, transfers
 from common.quotas import Quotas
 
 
@@ -19,7 +19,7 @@ def cancel_all(database: Database, batch_id: str, seconds: float = math.inf) -> 
     while True:
         # Behind those that are done: PostgreSQL would go through what was left of them each time.
         with database.write() as tx:
-            step = batches.cancel_some(tx, batch_id, after=after)
+            step = steering.cancel_some(tx, batch_id, after=after)
         cancelled += step.done
         if not (step.done or after) or time.monotonic() > ends:
             return cancelled
@@ -46,7 +46,7 @@ def retry_failed(database: Database, batch_id: str, default_quota: Quotas) -> Re
     after: int | None = 0
     while after is not None:
         with database.write() as tx:
-            step = batches.retry_some(tx, batch_id, default_quota=default_quota, after=after)
+            step = steering.retry_some(tx, batch_id, default_quota=default_quota, after=after)
         again, refused, after = again + step.again, refused + step.refused, step.last
         database.give_way()
     after = 0

@@ -26,7 +26,7 @@ from common.db import presets, uploads
 from common.db.engine import Database
 from common.episodes import Episode
 from common.errors import NightshiftError
-from common.jobs import batches, quota
+from common.jobs import batch_query, batches, quota
 from common.jobs.batch import Batch, OnError
 from common.jobs.batches import CHUNK, Entry, IntakeLost, NewBatch
 from common.naming import Item as Named
@@ -247,7 +247,7 @@ class Intake:
         )
         while part := list(islice(suffixes, CHUNK)):
             with self.database.write() as tx:
-                batches.suffix(tx, batch.id, {int(item): text for item, text in part})
+                batch_query.suffix(tx, batch.id, {int(item): text for item, text in part})
 
     def _check_bucket(self, bucket: str, pointer: str) -> None:
         if bucket not in self.settings.s3_input_buckets:
@@ -322,7 +322,7 @@ class _Items(Collection[Named]):
         after = 0
         while True:
             with self._database.read() as tx:
-                found = batches.named(tx, self._batch.id, after=after, limit=CHUNK)
+                found = batch_query.named(tx, self._batch.id, after=after, limit=CHUNK)
             for item, given in found:
                 yield Named(str(item), {**given, "batch": self._batch.name, "index": str(item)})
             if len(found) < CHUNK:

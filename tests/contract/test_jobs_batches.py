@@ -14,7 +14,7 @@ from common.db.engine import Database, SimulatedClock
 from common.db.tables import callbacks, taken_items
 from common.db.tables import jobs as job_rows
 from common.errors import NightshiftError
-from common.jobs import batches, claiming, events, finish, queueing, running, submit
+from common.jobs import batch_query, batches, claiming, events, finish, queueing, running, steering, submit
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError
 from common.jobs.batches import Entry, IntakeLost
 from common.quotas import Quotas
@@ -55,7 +55,7 @@ def test_items_become_jobs_in_their_order(database: Database) -> None:
     }
     assert found[0].item == {"title": "Episode 1"}
     with database.read() as tx:
-        (reject,) = batches.rejects(tx, batch.id, after=0, limit=9)
+        (reject,) = batch_query.rejects(tx, batch.id, after=0, limit=9)
         assert (reject.item, reject.source, reject.error) == (6, "line 6", ERROR)
         assert [event.data["state"] for event in events.after(tx, found[0].id)] == ["waiting"]
 
@@ -115,7 +115,7 @@ def test_over_the_quota_nothing_is_taken_in(database: Database) -> None:
         _take(database, batch, entries(2, 4), quota=Quotas(4))
     with database.write() as tx:
         assert batches.refuse(tx, batch, ERROR).state is BatchState.CANCELLING
-        batches.cancel_some(tx, batch.id)
+        steering.cancel_some(tx, batch.id)
     ended = look(database, batch.id)
     assert (ended.state, ended.reason, ended.cancelled) == (BatchState.FAILED, BatchReason.NOT_PREPARED, 3)
     assert ended.error == ERROR
@@ -162,7 +162,7 @@ def test_nothing_starts_outside_the_window(database: Database) -> None:
     clock.now += timedelta(hours=1)
     assert start(database) is None, "a window is opened by the scheduler"
     with database.write() as tx:
-        (opened,) = batches.turn_windows(tx)
+        (opened,) = steering.turn_windows(tx)
     assert opened.open_until == EVENING + timedelta(hours=9)
     job = start(database)
     assert job is not None
@@ -189,10 +189,10 @@ def test_a_window_closes_on_time_although_no_scheduler_runs(database: Database) 
         assert [(one.state, one.reason) for one in queueing.recall(tx)] == [(State.WAITING, Reason.WINDOW_CLOSED)]
     assert set(_states(database, batch.id)) == {State.WAITING}
     with database.write() as tx:
-        assert [turned.open_until for turned in batches.turn_windows(tx)] == [None]
+        assert [turned.open_until for turned in steering.turn_windows(tx)] == [None]
     clock.now = EVENING + timedelta(hours=25)
     with database.write() as tx:
-        batches.turn_windows(tx)
+        steering.turn_windows(tx)
     again = start(database, "w7")
     assert again is not None
     assert (again.id, again.attempt) == (job.id, 2), "the next night, on another card, first in line"
@@ -203,7 +203,7 @@ def test_a_closed_batch_holds_no_place_in_the_queue(database: Database) -> None:
     batch = made(database, key_id, 5)
     with database.write() as tx:
         assert len(queueing.fill(tx, "cpu", 2, LEASE)) == 2
-        batches.pause(tx, batch.id)
+        steering.pause(tx, batch.id)
     other = submitted(database, key_id, priority="batch")
     with database.write() as tx:
         assert [bell.job_id for bell in queueing.fill(tx, "cpu", 2, LEASE)] == [other.id]
@@ -224,15 +224,15 @@ def test_paused_and_resumed(database: Database) -> None:
     assert job is not None
     with database.write() as tx:
         queueing.fill(tx, "cpu", 2, LEASE)
-        paused = batches.pause(tx, batch.id)
+        paused = steering.pause(tx, batch.id)
         assert (paused.state, paused.reason) == (BatchState.PAUSED, BatchReason.BY_CALLER)
-        assert batches.pause(tx, batch.id).updated_at == paused.updated_at
+        assert steering.pause(tx, batch.id).updated_at == paused.updated_at
         assert running.orders(tx, job.lease, "w1", ["cpu"], LEASE).yield_for is Reason.PAUSED
         running.give_back(tx, job.lease, Reason.PAUSED)
     assert _states(database, batch.id) == [State.WAITING] * 3
     assert start(database) is None
     with database.write() as tx:
-        assert batches.resume(tx, batch.id).state is BatchState.ACTIVE
+        assert steering.resume(tx, batch.id).state is BatchState.ACTIVE
     assert start(database) is not None
 
 
@@ -240,8 +240,8 @@ def test_resumed_outside_its_window_it_still_waits_for_it(database: Database) ->
     database.clock = SimulatedClock(EVENING)
     batch = made(database, new_key(database), 1, window=NIGHTLY)
     with database.write() as tx:
-        batches.pause(tx, batch.id)
-        resumed = batches.resume(tx, batch.id)
+        steering.pause(tx, batch.id)
+        resumed = steering.resume(tx, batch.id)
     assert (resumed.open_until, resumed.changes_at) == (None, EVENING + timedelta(hours=1))
 
 
@@ -250,16 +250,16 @@ def test_cancelled_at_once_and_by_its_workers(database: Database) -> None:
     job = start(database)
     assert job is not None
     with database.write() as tx:
-        assert batches.cancel(tx, batch.id).state is BatchState.CANCELLING
-        assert batches.to_cancel(tx) == [batch.id]
+        assert steering.cancel(tx, batch.id).state is BatchState.CANCELLING
+        assert steering.to_cancel(tx) == [batch.id]
     assert start(database, "w2") is None
     with database.write() as tx:
-        assert [batches.cancel_some(tx, batch.id, limit=3).done for _ in range(3)] == [3, 1, 0]
+        assert [steering.cancel_some(tx, batch.id, limit=3).done for _ in range(3)] == [3, 1, 0]
         assert running.orders(tx, job.lease, "w1", ["cpu"], LEASE).cancel
     assert look(database, batch.id).state is BatchState.CANCELLING
     with database.write() as tx:
         finish.cancelled(tx, job.lease)
-        assert batches.to_cancel(tx) == []
+        assert steering.to_cancel(tx) == []
     ended = look(database, batch.id)
     assert (ended.state, ended.cancelled, ended.finished_at is not None) == (BatchState.CANCELLED, 5, True)
     assert [event for event, _ in _told(database)] == ["batch.cancelled"]
@@ -273,8 +273,8 @@ def test_what_waits_for_a_cancelled_item_fails_with_it(database: Database) -> No
     batch = made(database, key_id, 3, job={"callback": {"url": RECEIVER}})
     waits = submitted(database, key_id, input={"job": items(database, batch.id)[1].id, "output": "speech"})
     with database.write() as tx:
-        batches.cancel(tx, batch.id)
-        batches.cancel_some(tx, batch.id)
+        steering.cancel(tx, batch.id)
+        steering.cancel_some(tx, batch.id)
     assert brought(database, key_id, State.WAITING).state is State.WAITING
     with database.read() as tx:
         states = {row.id: row.state for row in tx.execute(select(job_rows.c.id, job_rows.c.state))}
@@ -324,9 +324,9 @@ def test_failures_are_retried_and_the_batch_goes_on(database: Database) -> None:
     batch = made(database, key_id, 5)
     _end_all(database, batch, fail=3)
     with database.write() as tx:
-        first = batches.retry_some(tx, batch.id, default_quota=QUOTA, limit=2)
+        first = steering.retry_some(tx, batch.id, default_quota=QUOTA, limit=2)
         assert (first.again, first.refused, first.last) == (2, 0, 2)
-        rest = batches.retry_some(tx, batch.id, default_quota=QUOTA, after=2, limit=2)
+        rest = steering.retry_some(tx, batch.id, default_quota=QUOTA, after=2, limit=2)
         assert (rest.again, rest.last) == (1, None)
     again = look(database, batch.id)
     assert (again.state, again.reason, again.failed, again.succeeded) == (
@@ -362,11 +362,11 @@ def test_the_first_failure_stops_a_batch_that_asked_for_it(database: Database) -
     assert start(database) is None
     assert [event for event, _ in _told(database)] == ["batch.stopped"]
     with database.write() as tx:
-        batches.resume(tx, batch.id)
+        steering.resume(tx, batch.id)
     assert start(database) is not None
 
 
-@pytest.mark.parametrize("verb", [batches.pause, batches.resume])
+@pytest.mark.parametrize("verb", [steering.pause, steering.resume])
 def test_steering_what_is_over_is_refused(database: Database, verb: Any) -> None:
     batch = made(database, new_key(database), 0)
     with pytest.raises(NightshiftError, match="state_conflict"), database.write() as tx:
@@ -396,7 +396,7 @@ def test_behind_a_closed_batch_nothing_is_looked_through(database: Database) -> 
     key_id = new_key(database)
     batch = made(database, key_id, 50)
     with database.write() as tx:
-        batches.pause(tx, batch.id)
+        steering.pause(tx, batch.id)
         tx.execute(update(job_rows).values(run_at=tx.now(-3600.0)))
     job = submitted(database, key_id, priority="batch")
     found = start(database)
@@ -413,12 +413,12 @@ def test_pages_of_items(database: Database) -> None:
     job = start(database)
     assert job is not None
     with database.read() as tx:
-        first = batches.items(tx, batch.id, after=0, limit=3)
-        second = batches.items(tx, batch.id, after=3, limit=3)
+        first = batch_query.items(tx, batch.id, after=0, limit=3)
+        second = batch_query.items(tx, batch.id, after=3, limit=3)
         assert [one.batch_item for one in (*first, *second)] == [1, 2, 3, 4, 5, 6]
-        assert [one.id for one in batches.items(tx, batch.id, after=0, limit=9, states=[State.RUNNING])] == [job.id]
-        assert batches.under_way(tx, batch.id) == {State.QUEUED: 0, State.RUNNING: 1}
-        two = batches.items(tx, batch.id, after=0, limit=9, states=[State.RUNNING, State.WAITING])
+        assert [one.id for one in batch_query.items(tx, batch.id, after=0, limit=9, states=[State.RUNNING])] == [job.id]
+        assert batch_query.under_way(tx, batch.id) == {State.QUEUED: 0, State.RUNNING: 1}
+        two = batch_query.items(tx, batch.id, after=0, limit=9, states=[State.RUNNING, State.WAITING])
         assert [one.batch_item for one in two] == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -427,7 +427,7 @@ def test_pages_of_batches(database: Database) -> None:
     mine = [made(database, key_id, 1, name=f"n{n}") for n in range(3)]
     made(database, other, 1)
     with database.read() as tx:
-        assert [batch.id for batch in batches.page(tx, key_id, before=None, limit=2)] == [mine[2].id, mine[1].id]
-        assert [batch.id for batch in batches.page(tx, key_id, before=mine[1].id, limit=2)] == [mine[0].id]
-        assert batches.page(tx, key_id, before=None, limit=5, states=[BatchState.PAUSED]) == []
-        assert batches.get(tx, mine[0].id, other) is None
+        assert [batch.id for batch in batch_query.page(tx, key_id, before=None, limit=2)] == [mine[2].id, mine[1].id]
+        assert [batch.id for batch in batch_query.page(tx, key_id, before=mine[1].id, limit=2)] == [mine[0].id]
+        assert batch_query.page(tx, key_id, before=None, limit=5, states=[BatchState.PAUSED]) == []
+        assert batch_query.get(tx, mine[0].id, other) is None

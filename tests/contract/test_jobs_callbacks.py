@@ -294,8 +294,8 @@ def _plain_job() -> Job:
         batch_id=None, risk=None, risk_at=None,
         batch_item=None, item=None, expected=None, length=None, work_seconds=None, priority=0,
         request={}, state=State.SUCCEEDED, reason=Reason.DONE, run_at=LONG_AGO, deadline=None, upstream=None, attempt=1,
-        failures=0, crashes=0, losses=0, crashed_at_block=None, company=None, worker=None, lease_until=None, cancel_requested=False,
-        progress=None, blocks_done=0, blocks_total=None, result=None, result_attempt=None, error=None,
+        failures=0, crashes=0, losses=0, crashed_at_block=None, worker=None, lease_until=None, cancel_requested=False,
+        company=None, progress=None, blocks_done=0, blocks_total=None, result=None, result_attempt=None, error=None,
         fingerprint=None, idempotency_key=None, request_digest="", rung_at=None, created_at=LONG_AGO, started_at=None,
         finished_at=None, updated_at=LONG_AGO, stored_bytes=0, expiry_told_at=None,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from common.db import processes
 from common.db.engine import Database, SimulatedClock
 from common.db.tables import callbacks
 from common.forecast import Risk
-from common.jobs import batches, deadlines, events, finish, submit
+from common.jobs import batch_query, batches, deadlines, events, finish, steering, submit
 from common.jobs.batch import Batch
 from common.jobs.batches import Entry
 from common.jobs.deadlines import CALM_SECONDS, Finding
@@ -132,7 +132,7 @@ def test_what_gets_better_is_told_after_a_while_and_what_gets_worse_at_once(
     assert _warn(database) == [True]
     assert risks() == [("at_risk", "late")]
     with database.write() as tx:
-        batches.pause(tx, other.id)
+        steering.pause(tx, other.id)
     clock.now += timedelta(minutes=5)
     assert _warn(database) == [] and look(database, batch.id).risk is Risk.LATE, "it may be a flicker"
     clock.now = NOON + timedelta(seconds=CALM_SECONDS - 1)
@@ -144,7 +144,7 @@ def test_what_gets_better_is_told_after_a_while_and_what_gets_worse_at_once(
     assert risks() == [("at_risk", "late"), ("on_time", "on_time")]
     assert look(database, batch.id).risk is Risk.ON_TIME
     with database.write() as tx:
-        batches.resume(tx, other.id)
+        steering.resume(tx, other.id)
     clock.now = NOON + 3 * HOUR - timedelta(minutes=10)
     assert _warn(database) == [True], "worse, and within the hour"
     assert risks()[-1] == ("at_risk", "late")
@@ -180,10 +180,10 @@ def test_what_is_over_or_being_cancelled_is_not_warned_of(database: Database, ke
     batch = _batch(database, key_id, 20, NOON + HOUR)
     found = _found(database)
     with database.write() as tx:
-        batches.cancel(tx, batch.id)
+        steering.cancel(tx, batch.id)
     assert _found(database) == []
     with database.write() as tx:
-        batches.cancel_some(tx, batch.id)
+        steering.cancel_some(tx, batch.id)
     assert look(database, batch.id).over
     with database.write() as tx:
         assert not deadlines.tell(tx, found[0])
@@ -206,7 +206,7 @@ def test_the_audio_of_what_succeeded_is_added_up(database: Database, key_id: str
 
 def _jobs(database: Database, batch: Batch) -> list[Job]:
     with database.read() as tx:
-        return batches.items(tx, batch.id, after=0, limit=100)
+        return batch_query.items(tx, batch.id, after=0, limit=100)
 
 
 def _done(database: Database, job: Job, audio: float = 3600.0) -> None:

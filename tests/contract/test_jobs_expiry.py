@@ -14,7 +14,7 @@ from common.db.engine import Database
 from common.db.tables import batches as batch_rows
 from common.db.tables import callbacks, events, jobs, sweeps
 from common.db.tables import uploads as upload_rows
-from common.jobs import batches, expiry, finish, submit, sweep
+from common.jobs import expiry, finish, steering, submit, sweep
 from common.jobs.batch import Batch, BatchState
 from common.retention import Retention
 from common.states import State
@@ -151,8 +151,8 @@ def test_a_batch_goes_as_one_thing(database: Database) -> None:
     _prune(database)
     assert len(_there(database)) == 3 and not _told(database)
     with database.write() as tx:
-        batches.cancel(tx, batch.id)
-        batches.cancel_some(tx, batch.id)
+        steering.cancel(tx, batch.id)
+        steering.cancel_some(tx, batch.id)
     _age(database, jobs, 1e6)
     _prune(database)
     assert len(_there(database)) == 3, "it ended just now"
@@ -195,7 +195,7 @@ def test_a_batch_that_goes_on_is_told_of_again(database: Database) -> None:
     _age(database, batch_rows, 1100.0)
     _tell(database)
     with database.write() as tx:
-        batches.retry_some(tx, batch.id, default_quota=QUOTA)
+        steering.retry_some(tx, batch.id, default_quota=QUOTA)
     assert look(database, batch.id).expiry_told_at is None
     _age(database, jobs, 1e6)
     _prune(database, warning_seconds=0.0)
@@ -264,8 +264,8 @@ def test_an_upload_stays_as_long_as_a_job_that_reads_it(database: Database) -> N
     _prune(database)
     assert _there(database, upload_rows) == {read, twice}, "the batch reads it too"
     with database.write() as tx:
-        batches.cancel(tx, batch.id)
-        batches.cancel_some(tx, batch.id)
+        steering.cancel(tx, batch.id)
+        steering.cancel_some(tx, batch.id)
     _prune(database)
     assert _there(database, upload_rows) == {read, twice}, "it may be retried"
     _age(database, batch_rows, 1100.0)

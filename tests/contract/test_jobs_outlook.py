@@ -12,7 +12,7 @@ from common.db import processes
 from common.db.engine import Database, SimulatedClock
 from common.db.tables import jobs
 from common.forecast import Risk, Why
-from common.jobs import batches, finish, outlook, running, speeds, submit
+from common.jobs import batches, finish, outlook, running, speeds, steering, submit
 from common.jobs.batch import Batch
 from common.jobs.batches import Entry
 from common.jobs.job import Job
@@ -245,7 +245,7 @@ def test_others_have_their_share_and_what_is_urgent_goes_first(database: Databas
         submitted(database, other)
     assert hours() == pytest.approx(1.75, abs=0.04), "interactive jobs, a quarter of an hour"
     with database.write() as tx:
-        batches.pause(tx, theirs.id)
+        steering.pause(tx, theirs.id)
     assert hours() == pytest.approx(1.25, abs=0.04), "what is paused takes nothing"
 
 
@@ -255,7 +255,7 @@ def test_a_paused_batch_is_foretold_as_if_it_went_on(database: Database) -> None
     _finished(database, key_id, 60.0, 6.0)
     batch = _batch(database, key_id, 600.0)
     with database.write() as tx:
-        batches.pause(tx, batch.id)
+        steering.pause(tx, batch.id)
     assert outlook.of_batch(_standing(database), batch.id) is None
     assert _outlook(database, batch).forecast.likely is not None
 

@@ -15,6 +15,7 @@ from common.db.engine import Database, Tx
 from common.db.tables import jobs
 from common.db.tables import transfers as rows
 from common.jobs import (
+    batch_query,
     batches,
     claiming,
     deadlines,
@@ -24,6 +25,7 @@ from common.jobs import (
     queueing,
     quota,
     running,
+    steering,
     submit,
     sweep,
     transfers,
@@ -175,8 +177,8 @@ def _ring_again(tx: Tx, key_id: str) -> None:
 
 
 def _cancel(tx: Tx, _key_id: str) -> None:
-    batches.cancel(tx, "bat_1")
-    assert batches.cancel_some(tx, "bat_1", limit=500).done == 500
+    steering.cancel(tx, "bat_1")
+    assert steering.cancel_some(tx, "bat_1", limit=500).done == 500
 
 
 VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
@@ -214,18 +216,18 @@ VERBS: dict[str, tuple[Callable[[Tx, str], Any], str]] = {
     ),
     "release from a batch": (lambda tx, key: queueing.fill(tx, "cpu", 20, LEASE), "ix_jobs_release_batch"),
     "recall": (lambda tx, key: queueing.recall(tx), "ix_jobs_claim"),
-    "items of a batch": (lambda tx, key: batches.items(tx, "bat_1", after=1_020_000, limit=50), "ix_jobs_item"),
+    "items of a batch": (lambda tx, key: batch_query.items(tx, "bat_1", after=1_020_000, limit=50), "ix_jobs_item"),
     "failures of a batch": (
-        lambda tx, key: batches.items(tx, "bat_1", after=0, limit=50, states=(State.FAILED,)),
+        lambda tx, key: batch_query.items(tx, "bat_1", after=0, limit=50, states=(State.FAILED,)),
         # Where few have failed, of all batches, both are as short.
         "ix_jobs_item_state|ix_jobs_unsuccessful",
     ),
     "cancel of a batch": (_cancel, "ix_jobs_item_state|ix_jobs_release_batch"),
     "retry of a batch": (
-        lambda tx, key: batches.retry_some(tx, "bat_1", default_quota=Quotas(10**6)),
+        lambda tx, key: steering.retry_some(tx, "bat_1", default_quota=Quotas(10**6)),
         "ix_jobs_item_state|ix_jobs_unsuccessful|ix_jobs_item",
     ),
-    "under way of a batch": (lambda tx, key: batches.under_way(tx, "bat_1"), "ix_jobs_"),
+    "under way of a batch": (lambda tx, key: batch_query.under_way(tx, "bat_1"), "ix_jobs_"),
     "deliveries that are due": (lambda tx, key: transfers.due(tx, 8, LEASE, per_bucket=4), "ix_transfers_due"),
     "what was not delivered": (
         lambda tx, key: transfers.undelivered(tx, "bat_1", after=0, limit=50), "ix_transfers_failed",

@@ -14,7 +14,7 @@ from common.cron import Cron, Missed
 from common.db.engine import Database, SimulatedClock
 from common.db.tables import schedules as rows
 from common.errors import NightshiftError
-from common.jobs import batches, schedules
+from common.jobs import batch_query, schedules
 from common.jobs.batches import NewBatch
 from common.jobs.schedules import Outcome, Schedule, Tick
 from tests.jobs import new_key
@@ -46,7 +46,7 @@ def tick(database: Database, schedule: Schedule) -> Tick | None:
 
 def made(database: Database, key_id: str) -> list[str]:
     with database.read() as tx:
-        return [batch.id for batch in batches.page(tx, key_id, before=None, limit=100)]
+        return [batch.id for batch in batch_query.page(tx, key_id, before=None, limit=100)]
 
 
 def test_a_tick_makes_one_batch(database: Database, clock: SimulatedClock) -> None:
@@ -62,7 +62,7 @@ def test_a_tick_makes_one_batch(database: Database, clock: SimulatedClock) -> No
     assert made(database, key_id) == [done.batch_id]
     with database.read() as tx:
         after = schedules.get(tx, schedule.id)
-        batch = batches.get(tx, done.batch_id or "")
+        batch = batch_query.get(tx, done.batch_id or "")
         assert schedules.history(tx, schedule.id) == [done]
     assert after is not None
     assert after.next_at == SATURDAY + 24 * HOUR, "the night in between is an hour shorter"
@@ -160,7 +160,7 @@ def test_the_deadline_of_a_batch_is_reckoned_from_its_tick(database: Database, c
     with database.write() as tx:
         done = schedules.tick(tx, schedule.id, partial(batch_of, tx))
         assert done is not None
-        batch = batches.get(tx, done.batch_id or "")
+        batch = batch_query.get(tx, done.batch_id or "")
     assert batch is not None
     assert (done.tick, batch.deadline) == (SATURDAY + HOUR, SATURDAY + 10 * HOUR)
 

@@ -11,8 +11,8 @@ import pytest
 
 from common.batches.intake import Intake
 from common.db.engine import Database
+from common.jobs import batch_query, claiming, finish, queueing, transfers
 from common.jobs import batches as batch_verbs
-from common.jobs import claiming, finish, queueing, transfers
 from common.params.batch import BatchRequest
 from common.settings import Settings
 from common.storage import open_store
@@ -497,4 +497,4 @@ def test_an_intake_that_died_is_gone_on_with(api: Api) -> None:
     whole = api.me.get(f"/v1/batches/{batch.id}").json
     assert (whole["state"], whole["counts"]["total"]) == ("active", 1300)
     with api.database.read() as tx:
-        assert [job.batch_item for job in batch_verbs.items(tx, batch.id, after=0, limit=2000)] == list(range(1, 1301))
+        assert [job.batch_item for job in batch_query.items(tx, batch.id, after=0, limit=2000)] == list(range(1, 1301))

@@ -10,7 +10,7 @@ from common.batches import planning
 from common.batches.intake import Intake
 from common.db.engine import Database
 from common.errors import NightshiftError
-from common.jobs import batches
+from common.jobs import batch_query
 from common.params.batch import BatchRequest
 from common.settings import Settings
 from common.storage import open_store
@@ -40,7 +40,7 @@ def test_objects_of_a_bucket(s3_server: S3Server, bucket: str, tmp_path: Path, s
     assert batch is not None
     assert (batch.total, batch.skipped, batch.state) == (2, 2, "active")
     with sqlite_database.read() as tx:
-        found = batches.items(tx, batch.id, after=0, limit=9)
+        found = batch_query.items(tx, batch.id, after=0, limit=9)
     assert [job.request["input"]["s3"] for job in found] == [
         f"s3://{bucket}/shows/a/1.mp3", f"s3://{bucket}/shows/b/2 ü.wav",
     ]  # fmt: skip

@@ -21,11 +21,12 @@ from common.batches.intake import Intake
 from common.db.engine import Database
 from common.db.tables import batches as batch_rows
 from common.db.tables import callbacks, events, jobs, sweeps
-from common.jobs import batches, bulk, finish, sweep
+from common.jobs import batch_query, batches, bulk, finish, steering, sweep
 from common.jobs.batch import Batch, BatchState
-from common.jobs.batches import CHUNK, STEP
+from common.jobs.batches import CHUNK
 from common.jobs.bulk import Action
 from common.jobs.query import Filter
+from common.jobs.steering import STEP
 from common.params.batch import BatchWork
 from common.quotas import Quotas
 from common.states import State
@@ -77,7 +78,7 @@ def _told(database: Database, state: State) -> int:
 def test_cancelled_in_steps(database: Database, told: bool) -> None:
     batch = _filled(database, new_key(database), callback={"url": RECEIVER} if told else None)
     with database.write() as tx:
-        batches.cancel(tx, batch.id)
+        steering.cancel(tx, batch.id)
     with _counted(database) as sent:
         assert control.cancel_all(database, batch.id) == COUNT
     assert len(sent) <= OF_A_STEP * (COUNT // STEP + 1)
@@ -94,7 +95,7 @@ def test_failures_retried_in_steps(database: Database) -> None:
     with database.write() as tx:
         ids = list(tx.execute(select(jobs.c.id)).scalars())
         tx.execute(update(jobs).values(state=State.FAILED, error=ERROR, attempt=2, finished_at=tx.now()))
-        finish.ended(tx, *(job for job in batches.items(tx, batch.id, after=0, limit=COUNT)))
+        finish.ended(tx, *(job for job in batch_query.items(tx, batch.id, after=0, limit=COUNT)))
     assert look(database, batch.id).state is BatchState.FINISHED
     with _counted(database) as sent:
         assert control.retry_failed(database, batch.id, QUOTA) == control.Retries(len(ids), 0, 0)
@@ -191,16 +192,16 @@ def _cancel_and_die(url: str, batch_id: str) -> None:
     database = Database(url)
     for _ in range(3):
         with database.write() as tx:
-            batches.cancel_some(tx, batch_id, limit=50)
+            steering.cancel_some(tx, batch_id, limit=50)
     with database.write() as tx:
-        batches.cancel_some(tx, batch_id, limit=50)
+        steering.cancel_some(tx, batch_id, limit=50)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_a_killed_process_left_is_cancelled_by_the_scheduler(house: House) -> None:
     batch = _filled(house.database, house.key.id, 300, callback={"url": RECEIVER}, engine="fast")
     with house.database.write() as tx:
-        batches.cancel(tx, batch.id)
+        steering.cancel(tx, batch.id)
     dying = multiprocessing.get_context("spawn").Process(
         target=_cancel_and_die, args=(house.database.url, batch.id)
     )  # fmt: skip

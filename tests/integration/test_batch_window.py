@@ -11,7 +11,7 @@ import soundfile
 from sqlalchemy import update
 
 from common.db.tables import batches as rows
-from common.jobs import batches, gate
+from common.jobs import batch_query, batches, gate
 from common.jobs.batch import Batch, BatchState
 from common.jobs.batches import Entry, NewBatch
 from common.params import parse_request
@@ -49,7 +49,7 @@ def test_when_the_window_closes_a_job_yields_at_its_block_and_goes_on_later(
     long = media.write(tmp_path / "long.wav", media.signal(8000, 1, 40.0, "noise"), 8000)
     batch = _batch(house, house.upload(long), house.upload(long))
     with house.database.read() as tx:
-        first, second = (job.id for job in batches.items(tx, batch.id, after=0, limit=5))
+        first, second = (job.id for job in batch_query.items(tx, batch.id, after=0, limit=5))
     scheduler.release()
     over = threading.Event()
     runner = open_runner(house.settings)
@@ -86,6 +86,6 @@ def test_when_the_window_closes_a_job_yields_at_its_block_and_goes_on_later(
     mix, _ = soundfile.read(long, dtype="float32", always_2d=True)
     np.testing.assert_allclose(stem, mix * 0.5, atol=2 / 32768)
     with house.database.read() as tx:
-        ended = batches.get(tx, batch.id)
+        ended = batch_query.get(tx, batch.id)
     assert ended is not None
     assert (ended.state, ended.succeeded) == (BatchState.FINISHED, 2)
