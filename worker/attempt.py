@@ -42,8 +42,6 @@ from worker.watch import Watch
 
 _log = log.get(__name__)
 
-_PATIENCE, _PATIENCE_IN_COMPANY = 0.5, 0.02
-
 
 @dataclass(frozen=True)
 class Means:
@@ -157,7 +155,6 @@ class Attempt:
             limits=Limits(settings.max_duration_seconds, settings.max_channels, settings.max_pixels),
             check=self._watch.check,
             block_seconds=settings.block_seconds,
-            patience=_PATIENCE if self._company is None else _PATIENCE_IN_COMPANY,
             acquire=lambda name: self._load(lookup(name)),
         )
         store, database = self._means.store, self._means.database

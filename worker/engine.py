@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+from time import monotonic
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -68,6 +69,9 @@ class Metrics:
 
 
 Event = Progress | BlockDone | Artifact | Note | Metrics
+
+
+Result = TypeVar("Result")
 
 
 class Interrupted(Exception):
@@ -170,7 +174,6 @@ class Work:
     earlier: what was said before, the latest last, for engines that speak in its manner.
     check: raises when the job must stop (cancelled, lease lost); to be called at least every few seconds.
     block_seconds: overrides the engine's own block length.
-    patience: for how many seconds a step may do nothing but wait for what threads of its own do.
     acquire: gives another engine by its name, loaded on the same card; it may take the place of any that was given
     before, also of the one that asks, so each is asked for where it is used.
     """
@@ -185,7 +188,6 @@ class Work:
     limits: Limits = Limits()
     check: Callable[[], None] = lambda: None
     block_seconds: float | None = None
-    patience: float = 0.5
     acquire: Callable[[str], Engine] = _no_engine
 
     @property
@@ -264,6 +266,39 @@ class Sharing(Protocol):
         """As `Engine.run`, with the demands of the job among the events: after each, a batch must have been computed,
         of it or of others; a demand that is not over then is given again."""
         ...
+
+
+class Once(Demand, Generic[Result]):
+    """A call that shares nothing with others, and what it gave."""
+
+    result: Result
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self._call: Callable[[], Result] | None = call
+
+    @property
+    def over(self) -> bool:
+        return self._call is None
+
+    def compute(self, others: Sequence[Demand]) -> None:
+        """Raises Interrupted, with what the call raises."""
+        assert self._call is not None
+        began = monotonic()
+        try:
+            self.result = self._call()
+        except Exception as error:
+            raise Interrupted(self, error) from error
+        finally:
+            self.seconds += monotonic() - began
+        self._call = None
+
+
+def computed(call: Callable[[], Result]) -> Generator[Demand, None, Result]:
+    """Has it called where jobs compute; returns what it gives."""
+    once = Once(call)
+    while not once.over:
+        yield once
+    return once.result
 
 
 Step = TypeVar("Step")

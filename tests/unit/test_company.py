@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.house import wait_for
 from worker.company import Company
-from worker.engine import Demand, Event, Interrupted, Note, alone
+from worker.engine import Demand, Event, Interrupted, Note, alone, computed
 
 Steps = Generator[Event | Demand, None, None]
 
@@ -99,7 +99,7 @@ def test_rows_of_several_jobs_share_a_batch() -> None:
     company = Company(3)
     with ThreadPoolExecutor(3) as pool:
         heard = [pool.submit(told, company, steps(card, job, [2])) for job in range(3)]
-        wait_for(lambda: len(company._coming) == 3)
+        wait_for(lambda: len(company._wanted) == 3)
         company.compute()
     assert [one.result() for one in heard] == [["0"]] * 3
     assert [sorted(batch) for batch in card.batches] == [[(job, row) for job in range(3) for row in range(2)]]
@@ -139,12 +139,14 @@ def test_a_batch_that_fails_ends_the_job_it_was_made_for() -> None:
     """The others are computed without it, and would meet the error by themselves if it were theirs."""
     card = Card(4)
 
-    class Failing(Rows):
+    class Failing(Demand):
+        over = False
+
         def compute(self, others: Sequence[Demand]) -> None:
             raise MemoryError("not even one row")
 
     def failing() -> Steps:
-        yield Failing(card, 9, 1)
+        yield Failing()
 
     heard = together(steps(card, 0, [2, 2]), failing(), steps(card, 2, [1]))
     assert heard[0] == ["0", "1"] and heard[2] == ["0"] and isinstance(heard[1], MemoryError)
@@ -194,6 +196,28 @@ def test_one_that_comes_late_is_taken_in_and_one_that_never_comes_is_not_waited_
     assert [one.result() for one in heard] == [["0"], ["0"]]
 
 
+def test_what_shares_nothing_is_computed_by_itself_and_raises_in_its_own_thread() -> None:
+    card = Card(4)
+    where: list[str] = []
+
+    def noted() -> int:
+        where.append(threading.current_thread().name)
+        return 7
+
+    def broken() -> int:
+        raise LookupError("its own")
+
+    def once(call: Callable[[], int]) -> Steps:
+        found = yield from computed(call)
+        yield Note("info", "", str(found))
+
+    heard = together(once(noted), once(broken), steps(card, 2, [3]))
+    assert heard[0] == ["7"] and isinstance(heard[1], LookupError) and heard[2] == ["0"]
+    assert where == [threading.current_thread().name], "all computing is done in one thread"
+    with pytest.raises(LookupError):
+        list(alone(once(broken)))
+
+
 def test_a_workers_time_is_shared_by_those_who_are_there() -> None:
     company = Company(2)
     began = time.monotonic()
@@ -219,40 +243,15 @@ def test_alone_a_job_computes_what_it_wants_by_itself() -> None:
         list(alone(steps(card, 0, [3], stop)))
 
 
-def test_a_job_goes_no_further_than_its_own_thread_can_follow() -> None:
-    """Where a block is stored slowly, the next ones are not piled up."""
-    made = 0
-
-    def eager() -> Steps:
-        nonlocal made
-        for made in range(1, 101):
-            yield Note("info", "", str(made))
-
-    company = Company(1)
-
-    def slow() -> tuple[int, int]:
-        with closing(company.events(eager())) as events:
-            next(events)
-            time.sleep(0.3)
-            piled = made
-            rest = sum(1 for _ in events)
-        company.leave()
-        return piled, rest
-
-    with ThreadPoolExecutor(1) as pool:
-        attempt = pool.submit(slow)
-        company.compute()
-    piled, rest = attempt.result()
-    assert piled < 12 and rest == 99
-
-
 def test_no_job_waits_for_what_nobody_computes() -> None:
-    class Ending(Rows):
+    class Ending(Demand):
+        over = False
+
         def compute(self, others: Sequence[Demand]) -> None:
             raise SystemExit("the worker is told to end")
 
     def ending() -> Steps:
-        yield Ending(Card(1), 0, 1)
+        yield Ending()
 
     company = Company(2)
     with ThreadPoolExecutor(2) as pool:

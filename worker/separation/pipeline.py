@@ -132,10 +132,10 @@ class _Run:
         if not self._expected:
             raise NightshiftError("no_samples")
         yield from self._notes()
-        while not self._finishing.wait(self._work.patience):
+        while not self._finishing.wait(_TELL_SECONDS):
             self._work.check()
             yield from self._saved()
-            yield from self._tell("assemble", self._finishing.assembled)
+            yield self._progress("assemble", self._finishing.assembled)
         yield from self._saved()
         yield from self._results()
 
@@ -179,7 +179,7 @@ class _Run:
                     yield from self._saved()
                     yield from self._tell("separate", window.give_start + step * own)
         self._check_stems(window, reduced.shape[0], stems)
-        while not self._finishing.has_room(self._work.patience):
+        while not self._finishing.has_room(_TELL_SECONDS):
             self._work.check()
             yield from self._tell("separate", window.give_start + own)
         self._finishing.add_computed(window, {name: layout.restore(stems[name]) for name in self._names})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from common.params import SeparationParams
 from worker import device as devices
-from worker.engine import Demand
+from worker.engine import Demand, computed
 from worker.separation.resample import convert
 from worker.separation.sam_audio.anchors import anchors
 from worker.separation.sam_audio.encoding import Encoder, Reach
@@ -70,16 +71,14 @@ class SamAudioSeparator:
         heard = [channel for channel, samples in enumerate(block.samples) if samples.any()]
         if not heard:
             return given
-        # Nowhere while another job might compute: what is asked inside ends this one.
-        with self.model.interruptible(check):
-            latents = self._encoder.encode(block, heard, check)
+        latents = yield from computed(lambda: self._encode(block, heard, check))
         yield _ENCODED
         states = yield from self._sample(block, params, latents, check)
         for done, stem in enumerate(stems):
             prompt = params.prompts.index(stem.prompt)
             own = states[prompt * len(heard) : (prompt + 1) * len(heard)]
-            with self.model.interruptible(check):
-                given[stem.name][heard] = self._decode(block, own, stem, message_of(params.model_dump_json()), check)
+            decode = partial(self._decode, block, own, stem, message_of(params.model_dump_json()), check)
+            given[stem.name][heard] = yield from computed(decode)
             yield _SAMPLED + (1 - _SAMPLED) * (done + 1) / len(stems)
         return given
 
@@ -99,6 +98,10 @@ class SamAudioSeparator:
         device = self.model.device
         del self.model, self.form, self._encoder
         devices.release(device)
+
+    def _encode(self, block: BlockAudio, heard: Sequence[int], check: Callable[[], None]) -> Tensor:
+        with self.model.interruptible(check):
+            return self._encoder.encode(block, heard, check)
 
     def _sample(
         self, block: BlockAudio, params: SeparationParams, latents: Tensor, check: Callable[[], None]
@@ -136,7 +139,8 @@ class SamAudioSeparator:
         last = min(latent.shape[-1], (-(-block.keep.stop // block.rate) + 1 - begin) * per_second)
         before = max(0, first - DECODE_LEFT)
         part = latent[..., before : min(last + DECODE_RIGHT, latent.shape[-1])]
-        waves = self._fitting.run(lambda piece: decode_stream(self.model, [part], message, piece=piece), check)
+        with self.model.interruptible(check):
+            waves = self._fitting.run(lambda piece: decode_stream(self.model, [part], message, piece=piece), check)
         waves = waves[:, (first - before) * codec.hop : (last - before) * codec.hop]
         skipped = block.keep.start - first_second * block.rate
         stop = skipped + block.keep.stop - block.keep.start

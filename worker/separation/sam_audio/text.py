@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class TextEncoder:
     def __init__(self, model: Any, tokenizer: Any, max_length: int | None) -> None:
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
         self._states: OrderedDict[str, Tensor] = OrderedDict()
+        # Jobs that are done at once ask from threads of their own.
+        self._lock = threading.Lock()
 
     @torch.inference_mode()
     def encode(self, descriptions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -59,12 +62,13 @@ class TextEncoder:
         return TextStates(states, mask)
 
     def _of(self, description: str) -> Tensor:
-        if description not in self._states:
-            self._states[description] = self.encode([description])[0][0]
-            if len(self._states) > _REMEMBERED:
-                self._states.popitem(last=False)
-        self._states.move_to_end(description)
-        return self._states[description]
+        with self._lock:
+            if description not in self._states:
+                self._states[description] = self.encode([description])[0][0]
+                if len(self._states) > _REMEMBERED:
+                    self._states.popitem(last=False)
+            self._states.move_to_end(description)
+            return self._states[description]
 
 
 def find_text_encoder(config: TextConfig, folder: Path) -> Path | str:
