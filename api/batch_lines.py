@@ -47,6 +47,7 @@ def output(batch: Batch) -> Response:
             "job": job.id,
             "cached_from": cached.model_dump(mode="json") if cached else None,
             **_told(job),
+            "warnings": list((job.result or {}).get("warnings", ())),
             "outputs": outputs,
         }
 

@@ -9,7 +9,7 @@ from api import schemas
 from common.batches.planning import Plan
 from common.engines import Kind
 from common.forecast import Estimate, Why
-from common.jobs.batch import Batch, Reject
+from common.jobs.batch import Batch, BatchState, Reject
 from common.jobs.outlook import Outlook
 from common.jobs.schedules import Schedule, Tick
 from common.presets import Preset
@@ -31,6 +31,7 @@ def batch_view(
     """keep: how long this service keeps what has ended.  under_way: its jobs that are queued and running.
     held_until: while its key has used its hours of the day."""
     work = batch.template["work"]
+    paused = batch.state is BatchState.PAUSED
     queued, running = under_way.get(State.QUEUED, 0), under_way.get(State.RUNNING, 0)
     return schemas.Batch(
         id=batch.id,
@@ -77,7 +78,8 @@ def batch_view(
         expires_at=keep.expires_at(batch.finished_at, batch.expiry_told_at),
         warned_at=batch.expiry_told_at,
         updated_at=batch.updated_at,
-        forecast=_forecast(outlook) if outlook is not None else None,
+        # Of what waits for somebody's word, or for another day, nobody knows when it will be done.
+        forecast=_forecast(outlook) if outlook is not None and not (paused or held_until) else None,
     )
 
 

@@ -311,7 +311,8 @@ def retry_batch(batch_id: str) -> Any:
 )
 def get_output(batch_id: str) -> Any:
     """Each line names an item, its job and its outputs, with the names that the batch's template gives them and links
-    that work for a while without a key. `delivered` is the `s3://` address where a copy lies, null where none does."""
+    that work for a while without a key. `delivered` is the `s3://` address where a copy lies, null where none does.
+    `warnings` say what was wrong with an input that was processed all the same: one that is cut short, for instance."""
     with service().database.read() as tx:
         batch = _find(tx, batch_id)
     return batch_lines.output(batch)

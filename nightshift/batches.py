@@ -67,9 +67,12 @@ class Batches:
     def folder(
         self, folder: str | PathLike[str], include: str = MEDIA, tell: Tell | None = None
     ) -> list[dict[str, Any]]:  # fmt: skip
-        """Uploads the files of a folder that a glob means; gives an item for each. Raises FileNotFoundError."""
+        """Uploads the files of a folder that a glob means, but those without a byte; gives an item for each. Raises
+        FileNotFoundError where there are none."""
         root = Path(folder)
-        found = self.files(root, include)
+        found = [path for path in self.files(root, include) if path.stat().st_size]
+        if not found:
+            raise FileNotFoundError(f"{root} has nothing but empty files like {include}")
         return [
             {
                 "input": {"upload": self._client.upload(path, tell or _silent)},

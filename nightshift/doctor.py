@@ -124,7 +124,7 @@ def crew(settings: Settings) -> Iterator[Finding]:
             elif process.control != "run":
                 yield Finding(role, "warning", f"{process.name} is told to {process.control}.")
             else:
-                doing = f", runs {process.job_id}" if process.job_id else ""
+                doing = f", runs {', '.join(process.job_ids)}" if process.job_ids else ""
                 yield Finding(role, "ok", f"{process.name} on {process.host}{doing}")
 
 

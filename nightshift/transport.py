@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from nightshift.errors import ApiError, Unreachable
+from nightshift.errors import ApiError, NightshiftClientError, Unreachable
 from nightshift.place import Place
 
 ATTEMPTS = 5
@@ -58,6 +58,8 @@ class Transport:
                 )
             except httpx.HTTPError as error:
                 raise Unreachable(f"{self.place.url} does not answer: {error or type(error).__name__}") from error
+            except ValueError as error:
+                raise NightshiftClientError(f"the request is no JSON (NaN and infinity are not): {error}") from error
             return read(response)
 
         return Retrying(

@@ -37,7 +37,12 @@ class Stack:
 
 
 def prepare(settings: Settings, *, cpus: int = 1) -> Stack:
-    """Brings the database up to date, sees to a key for this user, and leaves both where callers look."""
+    """Brings the database up to date, sees to a key for this user, and leaves both where callers look.
+
+    Raises NightshiftClientError where the port is taken: whoever answers there is another one.
+    """
+    if settings.port:
+        _see_to_port(settings.host, settings.port)
     home = settings.home
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     migrate.upgrade(settings.database)
@@ -109,6 +114,19 @@ def _own_key(settings: Settings) -> str:
             return keys.create(tx, f"nightshift up on {socket.gethostname()}", list(Scope))[1]
     finally:
         database.dispose()
+
+
+def _see_to_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server does: what is left of connections that have ended keeps nobody out.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NightshiftClientError(
+                f"port {port} of {host} cannot be had ({error.strerror}); is Nightshift up already? --port 0 takes a "
+                "free one"
+            ) from error
 
 
 def _free_port(host: str) -> int:

@@ -168,7 +168,9 @@ class Runner:
         except Exception as error:
             outcome = Lost() if isinstance(error, LeaseLost) else error
             if not isinstance(of_exception(outcome), Cancelled | Yielded | LeaseGone):
-                _log.warning("attempt failed", error=f"{type(error).__name__}: {error}", exc_info=True)
+                # An error with a code says what was wrong; of any other, the place is what helps.
+                unknown = not isinstance(error, NightshiftError)
+                _log.warning("attempt failed", error=f"{type(error).__name__}: {error}", exc_info=unknown)
             if isinstance(error, NightshiftError) and error.code == "gpu_oom" and self.card.keep_only(job.engine):
                 # It may fit where the other models are gone.
                 return Retry(error.as_job_error())

@@ -111,6 +111,9 @@ def _made(plan: bool) -> Callable[..., None]:
                 show.as_json(batch.body)
             else:
                 batch_show.started(batch)
+            counts = batch.counts
+            if batch.state == "failed" or (counts["rejected"] and not counts["total"]):
+                raise JobEnded(batch.id, f"{batch.state}, without a job", batch.body["error"])
 
     command.__doc__ = (
         "Say what a batch would be, and make nothing but the uploads that it needs."
@@ -165,6 +168,9 @@ def _local(
             bars.update(sending, completed=done, total=total, visible=True)
 
         if folder is not None:
+            for path in batches.files(folder, include):
+                if not path.stat().st_size:
+                    show.notes.print(f"left out: {path} has no bytes", soft_wrap=True)
             return batches.source(batches.folder(folder, include, tell))
         if sources:
             items = [{"input": client.input(source, None, tell), "title": Path(source).stem} for source in sources]
@@ -255,13 +261,19 @@ def _steer(batch_id: str, as_json: bool, do: Callable[[Batch], Batch]) -> None:
 
 
 def errors(batch_id: BatchId, as_json: AsJson = False) -> None:
-    """Show what went wrong: items that could not become jobs, jobs without a result, and what was not delivered."""
+    """Show what went wrong: items that could not become jobs, jobs without a result, what was not delivered; and, for
+    people, results with a warning, such as those of recordings that are cut short."""
     with exits.told(as_json), Client() as client:
-        for line in Batches(client).get(batch_id).errors():
+        batch = Batches(client).get(batch_id)
+        for line in batch.errors():
             if as_json:
                 show.line_of_json(line)
             else:
                 show.out.print(batch_show.wrong(line), soft_wrap=True)
+        if not as_json:
+            for line in batch.output():
+                if line["warnings"]:
+                    show.out.print(batch_show.warned(line), soft_wrap=True)
 
 
 def download(

@@ -121,7 +121,13 @@ def wrong(line: Mapping[str, Any]) -> str:
     error = line["error"]
     where = f" at {error['pointer']}" if error.get("pointer") else ""
     named = line.get("title") or line.get("source") or line.get("job") or ""
-    return f"{line['item']}  {named}  {error['code']}{where}: {error['message']}".replace("[", "\\[")
+    return f"{line['item']}  {named}  {error['code']}{where}: {error['message']}"
+
+
+def warned(line: Mapping[str, Any]) -> str:
+    """An item with a result and something to say of it."""
+    told = "; ".join(f"{warning['code']}: {warning['message']}" for warning in line["warnings"])
+    return f"{line['item']}  {line.get('title') or line['job']}  has a result, but {told}"
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------------
@@ -133,11 +139,15 @@ def started(batch: Batch) -> None:
     told += [f"{counts[name]} {name}" for name in ("skipped", "rejected") if counts[name]]
     show.notes.print(f"{batch.state}: {', '.join(told)}")
     if batch.body["forecast"]:
-        show.notes.print(f"forecast: {forecast(batch.body['forecast'])}", markup=False, soft_wrap=True)
+        show.notes.print(f"forecast: {forecast(batch.body['forecast'])}", soft_wrap=True)
         if warning := at_risk(batch):
             show.notes.print(warning, soft_wrap=True)
     if batch.body["error"]:
-        show.notes.print(f"{batch.body['error']['code']}: {batch.body['error']['message']}", markup=False)
+        show.notes.print(f"{batch.body['error']['code']}: {batch.body['error']['message']}")
+    if counts["skipped"] and not counts["total"]:
+        show.notes.print(
+            "Earlier batches have taken all of it, cancelled ones included; --all takes it again.", soft_wrap=True
+        )
     show.out.print(batch.id)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.errors import NightshiftError
@@ -21,7 +22,7 @@ UNREACHABLE = 4  # the service does not answer, or is at fault itself
 TIMED_OUT = 5
 INTERRUPTED = 130
 
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def told(as_json: bool) -> Iterator[None]:
         _tell(as_json, JOB_ENDED, error.error or {"code": error.state, "message": str(error)}, str(error))
     except ApiError as error:
         status = UNREACHABLE if error.status >= 500 else REFUSED
-        where = f" (at {error.pointer})" if error.pointer else ""
+        where = f" (at {error.pointer})" if error.pointer and not error.detail.startswith(error.pointer) else ""
         _tell(as_json, status, error.problem, f"{error.detail}{where}", error.hint)
     except Unreachable as error:
         _tell(
@@ -62,9 +63,9 @@ def _tell(as_json: bool, status: int, problem: object, said: str, hint: str | No
     if as_json:
         print(json.dumps({"error": problem}, ensure_ascii=False), file=sys.stderr)  # noqa: T201
     else:
-        _errors.print(f"[bold red]error[/]: {_plain(said)}")
+        _errors.print(Text.assemble(("error", "bold red"), f": {said}"))
         if hint:
-            _errors.print(f"  [dim]{_plain(hint)}[/]")
+            _errors.print(Text(f"  {hint}", "dim"))
     sys.exit(status)
 
 
@@ -73,7 +74,3 @@ def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error.args[0]) if isinstance(error, KeyError) else str(error)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

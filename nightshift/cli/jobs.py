@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from nightshift.cli import exits, show
 from nightshift.client import Client, Job
@@ -137,7 +138,7 @@ def one_job(
         if as_json:
             show.as_json({**job.body, "events": events} if log else job.body)
             return
-        show.out.print(f"[bold]{job.id}[/] ", show.state(job), f"({job.body['reason']})")
+        show.out.print(Text(f"{job.id} ", "bold"), show.state(job), f"({job.body['reason']})")
         rows = [
             ("engine", f"{job.body['engine']}: {show.wanted(job)}" if show.wanted(job) else job.body["engine"]),
             ("input", show.inputs(job)),
@@ -159,7 +160,7 @@ def one_job(
         ]
         show.table(["", ""], [(name, value) for name, value in rows if value])
         for event in events:
-            show.out.print(f"[dim]{event['at']}[/] {_event(event)}", soft_wrap=True)
+            show.out.print(Text.assemble((event["at"], "dim"), f" {_event(event)}"), soft_wrap=True)
 
 
 def _held(job: Job) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from common import engines, log, settings
 from common.db import migrate as migrations
@@ -23,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    port: Annotated[int | None, typer.Option(help="Port of the API; 0: any that is free.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0: any that is free.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes on the CPU.")] = 1,
 ) -> None:
     """Run everything on this machine, until Ctrl-C. That is API, web page, scheduler, callbacks and workers."""
@@ -35,7 +36,7 @@ def up(
     log.setup(made)
 
     def ready(stack: embedded.Stack) -> None:
-        show.notes.print("\n[bold green]Nightshift is up.[/]")
+        show.notes.print(Text("\nNightshift is up.", "bold green"))
         show.notes.print(f"  page   {stack.page}", soft_wrap=True)
         show.notes.print(f"  API    {stack.place.url}/v1   (documentation: {stack.place.url}/v1/docs)", soft_wrap=True)
         show.notes.print(f"  files  {made.home}", soft_wrap=True)
@@ -82,8 +83,8 @@ def demo(
             show.as_json({"outputs": {name: str(path) for name, path in by_name.items()}, **_measured(found)})
             return
         for warning in body["warnings"]:
-            show.out.print(f"[yellow]note[/]: {warning['message']}")
-        show.out.print("\n[bold]Done.[/]")
+            show.out.print(Text.assemble(("note", "yellow"), f": {warning['message']}"))
+        show.out.print(Text("\nDone.", "bold"))
         for output, path in zip(body["outputs"], paths, strict=True):
             show.out.print(f"  {output['name']:<14} {path}", soft_wrap=True)
         stem = next(output for output in body["outputs"] if output["name"] == "speech")
@@ -92,11 +93,12 @@ def demo(
         show.out.print(f"\n{told}" + (f"; {rate:.0f} times real time" if rate else ""))
         if "si_sdr" in found:
             it = found["si_sdr"]
-            show.out.print(
+            said = (
                 f"Speech against the clean speech that was mixed: SI-SDR {it['mix_db']:.1f} dB before, "
-                f"{it['speech_db']:.1f} dB after: [bold green]{it['gain_db']:+.1f} dB[/], measured.",
-                soft_wrap=True,
+                f"{it['speech_db']:.1f} dB after: "
             )
+            gain = f"{it['gain_db']:+.1f} dB", "bold green"
+            show.out.print(Text.assemble(said, gain, ", measured."), soft_wrap=True)
 
 
 def _measured(found: dict[str, Any]) -> dict[str, Any]:
@@ -122,12 +124,11 @@ def doctor(as_json: AsJson = False) -> None:
     for finding in examine(made):
         findings.append(finding)
         if not as_json:
-            mark = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}[
-                finding.level
-            ]
-            show.out.print(f"{mark} {finding.part:<10} {finding.says}", soft_wrap=True)
+            colour = {"ok": "green", "warning": "yellow", "problem": "red"}[finding.level]
+            said = Text.assemble((f"{finding.level:<7}", colour), f" {finding.part:<10} {finding.says}")
+            show.out.print(said, soft_wrap=True)
             if finding.mend:
-                show.out.print(f"                   [dim]{finding.mend}[/]", soft_wrap=True)
+                show.out.print(Text(f"                   {finding.mend}", "dim"), soft_wrap=True)
     if as_json:
         show.as_json([asdict(finding) for finding in findings])
     sys.exit(exits.JOB_ENDED if any(finding.level == "problem" for finding in findings) else exits.OK)

@@ -17,8 +17,9 @@ from nightshift.client import Job
 
 # A pipe has no width of its own, and whoever reads from it wants rows whole.
 _PIPE_WIDTH = 160
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-notes = Console(stderr=True, highlight=False)
+# Names and messages are other people's words: brackets in them mean nothing but brackets.
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+notes = Console(stderr=True, highlight=False, markup=False)
 
 _COLOURS = {
     "succeeded": "green",
@@ -118,10 +119,10 @@ def size(count: float) -> str:
 def bars() -> Progress:
     """Bars on standard error, so that standard output stays for results; none where it is no terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=32),
         TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[more]}"),
+        TextColumn("{task.fields[more]}", markup=False),
         console=notes,
         transient=True,
         disable=not notes.is_terminal,

@@ -55,7 +55,7 @@ def transcribe(
         said = job.text("text") if wait and not saved and not as_json else None
         bars.stop()
         if said is not None:
-            show.out.print(said.rstrip("\n"), markup=False, soft_wrap=True)
+            show.out.print(said.rstrip("\n"), soft_wrap=True)
         else:
             jobs.print_submitted(job, saved, as_json)
 
@@ -106,6 +106,6 @@ def converse(
         said = job.text("answer") if wait and not as_json else None
         bars.stop()
         if said is not None:
-            show.out.print(said.rstrip("\n"), markup=False, soft_wrap=True)
+            show.out.print(said.rstrip("\n"), soft_wrap=True)
         if said is None or saved:
             jobs.print_submitted(job, saved, as_json)

@@ -54,7 +54,7 @@ def add(
             return
         show.out.print(voice.id)
         if voice.needs == "transcript":
-            show.notes.print(_draft(voice), soft_wrap=True, markup=False)
+            show.notes.print(_draft(voice), soft_wrap=True)
 
 
 @voice_app.command("list")
@@ -92,7 +92,7 @@ def confirm(
                 str(saved)
             )
             if not as_json and voice.transcript:
-                show.notes.print(voice.transcript, soft_wrap=True, markup=False)
+                show.notes.print(voice.transcript, soft_wrap=True)
             return
         voice.confirm(_words(transcript))
         show.as_json(voice.body) if as_json else show.out.print(f"{voice.id} {voice.state}")

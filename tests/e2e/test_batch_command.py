@@ -209,3 +209,52 @@ def test_presets(up: Up) -> None:
     up.command("preset", "delete", "draft")
     assert up.command("preset", "show", "draft", "--json", status=3).error["code"] == "not_found"
     up.command("preset", "put", "draft", "--params", "no json", status=2)
+
+
+def test_what_a_batch_is_called_is_printed_as_it_is(up: Up, tmp_path: Path) -> None:
+    """Brackets are no markup: a list that cannot be printed would hide every batch."""
+    name = "[/red] [archive] night [bold]"
+    media.make(tmp_path / "one.wav", 16_000, 1, 1.0)
+    asked = ("--folder", tmp_path, "-p", "speech", "--engine", "fast", "--name", name)
+    batch_id = up.command("batch", "start", *asked).out.strip()
+    assert name in " ".join(up.command("batch", "list").out.split())
+    assert up.command("batch", "watch", batch_id, "--poll", 0.2).status == 0
+    described = ("preset", "put", "bracketed", "--description", "x [/red] y", "--params", '{"prompts": ["speech"]}')
+    up.command(*described)
+    assert "x [/red] y" in up.command("preset", "list").out
+    up.command("preset", "delete", "bracketed")
+
+
+def test_a_recording_that_is_cut_short_is_told_of(up: Up, tmp_path: Path) -> None:
+    """It has a result, of what was there; who looks for what went wrong is to find it."""
+    (tmp_path / "in").mkdir()
+    whole = media.make(tmp_path / "in" / "whole.wav", 16_000, 1, 2.0)
+    (tmp_path / "in" / "cut.wav").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "in" / "empty.mp3").touch()
+    asked = ("batch", "start", "--folder", tmp_path / "in", "-p", "speech", "--engine", "fast")
+    started = up.command(*asked)
+    assert f"left out: {tmp_path / 'in' / 'empty.mp3'} has no bytes" in " ".join(started.err.split())
+    batch_id = started.out.strip()
+    up.command("batch", "watch", batch_id, "--poll", 0.2)
+    told = up.command("batch", "errors", batch_id).out
+    assert "cut  has a result, but shortfall" in told and "whole" not in told
+    with up.client() as client:
+        warned = {
+            line["title"]: [one["code"] for one in line["warnings"]] for line in Batches(client).get(batch_id).output()
+        }
+    assert warned == {"whole": [], "cut": ["shortfall"]}
+
+
+def test_a_batch_of_nothing_is_no_success(up: Up, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"input": 7}\n')
+    assert "invalid_manifest" in up.command("batch", "errors", up.command(
+        "batch", "start", "--manifest", manifest, "--preset", "podcast-voice", status=1
+    ).out.strip()).out  # fmt: skip
+    stopped = up.command(
+        "batch", "start", "--manifest", manifest, "--preset", "podcast-voice", "--on-error", "stop", status=1
+    )
+    assert stopped.out.startswith("bat_")
+    manifest.write_text('{"input": "https://media.example/1.mp3"}\n')
+    wrong = up.command("batch", "start", "--manifest", manifest, "-p", "speech", "--weight", "inf", status=2)
+    assert "infinity" in wrong.err and "Traceback" not in wrong.err

@@ -253,6 +253,16 @@ def test_a_service_that_is_down(tmp_path: Path) -> None:
     assert "nightshift up" in nowhere("jobs", status=exits.USAGE).err
 
 
+def test_a_port_that_is_taken_is_not_taken_for_ones_own(up: Up, tmp_path: Path) -> None:
+    """Whoever answers there is another instance; and nothing is left behind for commands that look for this one."""
+    port = up.url.rpartition(":")[2]
+    other = Command(tmp_path, inside=True, home=tmp_path / "other")
+    taken = other("up", "--port", port, status=exits.USAGE)
+    assert f"port {port} of 127.0.0.1 cannot be had" in taken.err and "is up" not in taken.err
+    assert not (tmp_path / "other").exists()
+    assert "65535" in other("up", "--port", 99999, status=exits.USAGE).err
+
+
 def test_doctor(up: Up, tmp_path: Path) -> None:
     findings = up.command("doctor", "--json").json
     assert {f["part"] for f in findings if f["level"] == "ok"} >= {
