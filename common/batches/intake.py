@@ -107,7 +107,8 @@ class Intake:
         with self.database.read() as tx:
             work = presets.resolve(tx, key_id, given)
         template = Template.of(request, work, request.name or _name(request))
-        _probe(template)
+        # Of these sources, items say nothing of what is to be done with them.
+        _probe(template, final=isinstance(request, BatchRequest) and (request.rss or request.s3) is not None)
         return template
 
     def _source(
@@ -379,8 +380,9 @@ def new_batch(request: BatchWork, template: Template, source: Mapping[str, Any],
     )
 
 
-def _probe(template: Template) -> None:
-    """Raises for what is wrong with every item, whatever an item says itself."""
+def _probe(template: Template, final: bool) -> None:
+    """Raises for what is wrong with every item, whatever an item says itself. final: what is missing, no item will say
+    either."""
     try:
         template.request(_PROBE)
     except ValidationError as error:
@@ -388,7 +390,7 @@ def _probe(template: Template) -> None:
         wrong = [
             item
             for item in error.errors()
-            if item["type"] not in ("missing", "too_short") and "input" not in item["loc"][-1:]
+            if (final or item["type"] not in ("missing", "too_short")) and "input" not in item["loc"][-1:]
         ]
         if wrong:
             where = located(wrong[0]["loc"], given)
@@ -396,6 +398,9 @@ def _probe(template: Template) -> None:
                 "invalid_request",
                 f"{where}: {wrong[0]['msg'].removeprefix('Value error, ')}",
                 pointer=where,
+                hint="Name a preset that says it, or say it in params (--preset, --prompt)."
+                if wrong[0]["type"] in ("missing", "too_short")
+                else "",
             ) from error
 
 

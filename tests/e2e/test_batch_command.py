@@ -245,6 +245,17 @@ def test_a_recording_that_is_cut_short_is_told_of(up: Up, tmp_path: Path) -> Non
     assert warned == {"whole": [], "cut": ["shortfall"]}
 
 
+def test_a_feed_with_nothing_to_do_is_refused_as_a_whole(up: Up, tmp_path: Path) -> None:
+    """Not episode by episode: none of them could say what is to be separated."""
+    url = _feed(up, tmp_path, "aimless")
+    for command in (
+        ("batch", "plan"), ("batch", "start"), ("schedule", "create", "n", "--cron", "0 1 * * *", "--timezone", "UTC"),
+    ):  # fmt: skip
+        refused = up.command(*command, "--rss", url, "--json", status=3)
+        assert refused.error["code"] == "invalid_request" and refused.error["pointer"].endswith("/params/prompts")
+        assert "--preset" in refused.error["hint"]
+
+
 def test_a_batch_of_nothing_is_no_success(up: Up, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text('{"input": 7}\n')
