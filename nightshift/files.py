@@ -25,12 +25,15 @@ def send(transport: Transport, path: Path, tell: Tell) -> str:
     size = path.stat().st_size
     if not path.is_file():
         raise IsADirectoryError(errno.EISDIR, "It is not a file", str(path))
-    if not size:
-        raise NightshiftClientError(f"{path}: the file has no bytes")
     content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    announced = transport.call(
-        "POST", "/v1/uploads", body={"filename": path.name, "size": size, "content_type": content_type}
-    )
+    try:
+        announced = transport.call(
+            "POST", "/v1/uploads", body={"filename": path.name, "size": size, "content_type": content_type}
+        )
+    except ApiError as error:
+        # Of many files, the one that is meant.
+        error.detail = f"{path}: {error.detail}"
+        raise
     target = announced["upload"]
     headers = {**target["headers"], "Content-Length": str(size)}
     if target["authorization"]:

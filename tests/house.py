@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -28,6 +29,9 @@ from common.storage import keys as layout
 from common.storage import open_store
 from tests.engines import ALL
 from tests.servers.processes import ServerProcess
+
+if TYPE_CHECKING:
+    from worker.scheduler import Scheduler
 
 T = TypeVar("T")
 
@@ -131,6 +135,35 @@ class House:
         finally:
             for process in processes:
                 process.kill()
+
+    @contextmanager
+    def kept_going(self, scheduler: Scheduler) -> Iterator[None]:
+        """Inside, a worker runs that is started again whenever it dies, as a launcher does, and a scheduler rescues and
+        releases."""
+        over = threading.Event()
+
+        def restart() -> None:
+            worker = self.process("worker.poll")
+            while not over.is_set():
+                worker.start(lambda: True)
+                while worker.running and not over.wait(0.1):
+                    pass
+                worker.kill()
+
+        def rescue() -> None:
+            while not over.wait(0.2):
+                scheduler.rescue()
+                scheduler.release()
+
+        threads = [threading.Thread(target=target) for target in (restart, rescue)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
 
     def files(self, prefix: str = "") -> list[str]:
         return [stat.key for stat in self.store.list(prefix)]

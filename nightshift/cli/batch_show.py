@@ -27,7 +27,7 @@ RATE_SECONDS = 600.0
 def forecast(told: Mapping[str, Any]) -> str:
     """`about 41 card-hours on 4 cards: 6 nights, done 3 March 04:10 (between … and …); 34 % by 06:00 tomorrow`."""
     if told["missing"]:
-        return "; ".join(f"not known: {one['engine']}: {_hint(one)}" for one in told["missing"])
+        return "; ".join(f"not known: {one['engine']}: {_hint(one, told['workers'])}" for one in told["missing"])
     parts = [f"{told['nights']} {'night' if told['nights'] == 1 else 'nights'}, " if told["nights"] is not None else ""]
     parts += [f"done {show.when(told['likely'])}", _between(told)]
     if told["by_close"] is not None and told["by_close"]["likely"] < 1:
@@ -35,7 +35,11 @@ def forecast(told: Mapping[str, Any]) -> str:
     return f"about {_work(told)}: {''.join(parts)}"
 
 
-def _hint(missing: Mapping[str, Any]) -> str:
+def _hint(missing: Mapping[str, Any], workers: Mapping[str, int]) -> str:
+    if missing["why"] == "not_measured" and not workers.get(missing["lane"]):
+        return (
+            f"no worker serves the lane {missing['lane']}, and no job of it has finished yet. See: nightshift engines"
+        )
     if missing["why"] == "not_measured":
         return "no job of it has finished yet. Run one first, the newest of a feed for instance: --count 1"
     return str(missing["hint"])

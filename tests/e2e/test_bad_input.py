@@ -95,6 +95,9 @@ def test_an_empty_file_is_refused_at_the_door(client: Client, tmp_path: Path) ->
     (tmp_path / "empty.wav").touch()
     found = refusal(client, tmp_path / "empty.wav")
     assert (found["stage"], found["status"], found["code"]) == ("submit", 422, "empty_input")
+    with pytest.raises(ApiError) as refused:
+        client.upload(tmp_path / "empty.wav")
+    assert refused.value.detail.startswith(str(tmp_path / "empty.wav")), "of many files, the one that is meant is named"
 
 
 def test_a_truncated_mp3_is_processed_and_the_shortfall_told(up: Up, client: Client, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_only_an_admin_sees_workers_whole(api: Api) -> None:
     with api.database.write() as tx:
         processes.register(tx, "cpu0@host", "worker", lanes=["cpu"], info={"device": "cpu", "engines": {}})
     seen = api.me.get("/v1/workers").json["items"]
-    assert [(w["name"], w["alive"], w["host"], w["pid"], w["job"]) for w in seen] == [
+    assert [(w["name"], w["alive"], w["host"], w["pid"], w["jobs"]) for w in seen] == [
         ("cpu0@host", True, None, None, None)
     ]
     assert api.caller("admin", Scope.ADMIN).get("/v1/workers").json["items"][0]["pid"] is not None

@@ -157,25 +157,7 @@ def test_a_worker_that_is_told_to_end_gives_all_back(house: House) -> None:
 def under_way(house: House, scheduler: Scheduler, uploads: list[str]) -> list[str]:
     """The jobs, after a worker took them together and died or ended itself, and others did all that is left of them,
     each restarted as a launcher does."""
-    over = threading.Event()
-
-    def restart_forever() -> None:
-        worker = house.process("worker.poll")
-        while not over.is_set():
-            worker.start(lambda: True)
-            while worker.running and not over.wait(0.1):
-                pass
-            worker.kill()
-
-    def rescue_forever() -> None:
-        while not over.wait(0.2):
-            scheduler.rescue()
-            scheduler.release()
-
-    threads = [threading.Thread(target=target) for target in (restart_forever, rescue_forever)]
-    for thread in threads:
-        thread.start()
-    try:
+    with house.kept_going(scheduler):
         house.ended(submitted(house, episode(house, "first", 1.0))[0])
         with house.database.write() as tx:
             processes.order(tx, worker_name(house), "pause")
@@ -184,10 +166,6 @@ def under_way(house: House, scheduler: Scheduler, uploads: list[str]) -> list[st
             processes.order(tx, worker_name(house), "run")
         for job_id in ids:
             house.ended(job_id, 90)
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
     return ids
 
 

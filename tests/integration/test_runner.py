@@ -250,31 +250,9 @@ def test_kill_dash_nine_resumes_after_the_last_finished_block(
 def test_a_poisonous_job_fails_and_the_worker_goes_on(house: House, scheduler: Scheduler, episode: Path) -> None:
     upload = house.upload(episode)
     poison = house.submit("crashes", input={"upload": upload})
-    over = threading.Event()
-
-    def restart_forever() -> None:
-        worker = house.process("worker.poll")
-        while not over.is_set():
-            worker.start(lambda: True)
-            while worker.running and not over.wait(0.1):
-                pass
-            worker.kill()
-
-    def rescue_forever() -> None:
-        while not over.wait(0.2):
-            scheduler.rescue()
-            scheduler.release()
-
-    threads = [threading.Thread(target=target) for target in (restart_forever, rescue_forever)]
-    for thread in threads:
-        thread.start()
-    try:
+    with house.kept_going(scheduler):
         ended = house.ended(poison.id, 90)
         good = house.ended(house.submit(input={"upload": upload}).id)
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
     assert (ended.state, ended.reason, ended.error["code"]) == (State.FAILED, Reason.CRASHED, "worker_crashed")
     assert ended.crashes == house.settings.max_crashes - 1
     assert good.state is State.SUCCEEDED

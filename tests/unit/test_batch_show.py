@@ -72,7 +72,10 @@ def test_a_forecast_in_plain_words() -> None:
 
 def test_what_is_not_known_comes_with_what_to_do() -> None:
     missing = [{"why": "not_measured", "engine": "hdemucs", "lane": "gpu", "hint": "Run one."}]
-    assert "--count 1" in batch_show.forecast(forecast(missing=missing, likely=None))
+    assert "--count 1" in batch_show.forecast(forecast(missing=missing, likely=None, workers={"gpu": 2}))
+    assert "no worker serves the lane gpu" in batch_show.forecast(
+        forecast(missing=missing, likely=None, workers={"gpu": 0})
+    )
     missing = [{"why": "no_cards", "engine": "hdemucs", "lane": "gpu", "hint": "Start a worker."}]
     untold = forecast(missing=missing, likely=None)
     assert batch_show.forecast(untold) == "not known: hdemucs: Start a worker."
