@@ -99,7 +99,7 @@ class Demand(ABC):
     def compute(self, others: Sequence[Demand]) -> None:
         """Computes a batch of it, filled up with what `others` want where that fits in.
 
-        Raises Interrupted where the job of one of them has to end; anything else is of all that were in the batch.
+        Raises Interrupted where the job of one of them has to end; anything else ends the job whose demand this is.
         """
 
 
