@@ -176,7 +176,7 @@ class Intake:
             rest = (one for one in found if one.line > batch.consumed)
             while chunk := list(islice(rest, CHUNK)):
                 entries = judge.entries(chunk)
-                wrong = next((entry.error for entry in entries if entry.error is not None), None)
+                wrong = next((_placed(entry) for entry in entries if entry.error is not None), None)
                 with self.database.write() as tx:
                     if wrong is not None and batch.on_error is OnError.STOP:
                         return batches.refuse(tx, batch, wrong)
@@ -402,6 +402,12 @@ def _probe(template: Template, final: bool) -> None:
                 if wrong[0]["type"] in ("missing", "too_short")
                 else "",
             ) from error
+
+
+def _placed(entry: Entry) -> dict[str, Any]:
+    """What is wrong with an item, by itself: its message names the line."""
+    error, line = dict(entry.error or {}), f"Line {entry.position}: "
+    return {**error, "message": line + str(error["message"]).removeprefix(line)}
 
 
 def _error(error: ValidationError, item: Item) -> dict[str, Any]:

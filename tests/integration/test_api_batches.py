@@ -140,6 +140,12 @@ def test_a_manifest_as_the_body_with_wrong_lines(api: Api) -> None:
     assert (job["preset"], job["params"]["outputs"], job["metadata"]) == ("podcast-voice@1", ["target"], {"a": "b"})
     refused = api.me.post(f"{address}&on_error=stop", data=body, content_type=LINES).json
     assert (refused["state"], refused["counts"]["total"], refused["error"]["code"]) == ("failed", 0, "invalid_manifest")
+    assert refused["error"]["message"].startswith("Line 2: ") and refused["error"]["message"].count("Line 2") == 1
+    broken = (
+        b'{"input": "https://media.example/1.mp3"}\n{"input": "https://media.example/2.mp3", "params": {"seed": "x"}}\n'
+    )
+    refused = api.me.post(f"{address}&on_error=stop", data=broken, content_type=LINES).json
+    assert refused["error"]["message"].startswith("Line 2: /params/seed")
 
 
 def test_a_manifest_that_was_uploaded(api: Api) -> None:
