@@ -30,7 +30,9 @@ BENCHMARKS = {
     "decoding": "the sandbox, and channels that are equal",
     "speech": "CSM's loop against the library's own, and a chapter by espeak",
     "segmentation": "masks of Segment Anything, against its own package",
-    "sam-audio": "long files, prompts and tiers of SAM-Audio, against the published procedure",
+    "sam-audio": "long files and tiers of SAM-Audio, against the published procedure",
+    "sam-audio-prompts": "what further prompts and equal channels cost SAM-Audio",
+    "sam-audio-codec": "SAM-Audio's codec a stretch at a time, against the whole",
     "sam-audio-gpu": "SAM-Audio at its real size on a card; only when named",
     "speech-gpu": "CSM at its real size on a card; only when named",
 }
@@ -41,7 +43,7 @@ ONLY_WHEN_NAMED = frozenset({"sam-audio-gpu", "speech-gpu"})
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    lines = "\n".join(f"  {name:<14} {what}" for name, what in BENCHMARKS.items())
+    lines = "\n".join(f"  {name:<17} {what}" for name, what in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=f"Measures ratios against named baselines. Without names all that any machine can run:\n{lines}",

@@ -27,8 +27,8 @@ INTRODUCTION = """\
 `make bench` measures everything on this page and writes it down here and in `results.json`; `python -m bench NAME …`
 measures some of it (`--record` to keep it), `--full` takes longer sound for `memory` and `sam-audio`, and `--quick`
 only shows that everything works. `sam-audio-gpu` needs a card and is measured only when it is named. PostgreSQL's
-server programs and `redis-server` must be installed; the servers are the benchmark's own. `sam-audio` needs
-`.[models]`.
+server programs and `redis-server` must be installed; the servers are the benchmark's own. `sam-audio` and what begins
+with it need `.[models]`.
 
 Times say more about the machine than about the service, so every figure is a ratio: one thing against its baseline,
 both measured in the same run, in turns (A B, B A, …). It is the median of the repetitions' ratios; the spread is the

@@ -14,10 +14,7 @@ common, it computes twice. Ours is as it is shipped: in bfloat16 where the CPU h
 `error-bf16` tells; `sampler-float32` is what the other levers give alone. The published procedure is in float32, as its
 code is on a CPU.
 
-`two-prompts` and `equal-channels` are of a network with a quarter of all of base's widths and all of its layers, where
-codec and sampler have the shares of the arithmetic that they have in base. By that arithmetic two prompts cost 1.97
-times one, since only the encoding is shared; here the files and the encoding weigh more, and windows as short as these
-are cheaper by two. `error-*` are shares of the
+`error-*` are of a network with a quarter of all of base's widths and all of its layers. They are shares of the
 reference's root mean square, of the state that the sampler ends in, on generated weights: they show that the arithmetic
 is right and how the tiers are ordered, not how a tier sounds.
 """

@@ -18,14 +18,11 @@ from bench.apart import apart
 from bench.figures import Figure, Goal, figure
 from bench.sam_audio import errors, sides
 from bench.sam_audio.models import SIZES, Size
-from bench.sam_audio.sides import PROMPT, Side
+from bench.sam_audio.sides import Side
 from bench.scale import Scale
-from worker.separation.sam_audio.sampler import REFERENCE, Schedule
+from worker.separation.sam_audio.sampler import Schedule
 
 RATE = 48_000
-
-ENCODE, SAMPLE, DECODE = 0.049, 1.59, 0.22
-"""Arithmetic of the published base, TFLOP per second of sound; the sampler's at reference."""
 
 PLAIN_SAMPLER_GB = 14.0
 """What the published procedure's sampler takes at 300 s: three times all frames against all frames, for 16 heads."""
@@ -44,7 +41,7 @@ class Procedures:
         self.short, self.middle, self.long = scale.pick(quick=(0.5, 1.0, 2.0), normal=(10.0, 60.0, 300.0))
         self.wide = scale.pick(quick=SIZES["tiny"], normal=Size(2048, 16, 2))
         self.narrow = scale.pick(quick=SIZES["tiny"], normal=Size(2048, 16, 2, codec=16))
-        self._by = _by(scale)
+        self._by = by(scale)
         # Length in seconds to the published procedure and ours.
         self._wide: dict[float, tuple[Side, Side]] = {}
 
@@ -158,35 +155,14 @@ def run(scale: Scale) -> Iterator[Figure]:
         procedures = Procedures(folder, scale)
         yield from procedures.figures()
         yield from known_errors(folder, scale)
-        yield from shared(folder, scale)
         if scale is not Scale.NORMAL:
             yield from procedures.longer()
 
 
-def shared(folder: Path, scale: Scale) -> Iterator[Figure]:
-    """What two prompts, or two equal channels, have in common is computed once."""
-    seconds, schedule = scale.pick(quick=(0.5, ONCE), normal=(4.0, REFERENCE))
-    one = recording(folder / "one.flac", seconds)
-    equal = recording(folder / "equal.flac", seconds, channels=2)
-    single, double = [PROMPT], [PROMPT, "a dog barks"]
-    # What is compared has its measure on both sides of it in time.
-    files, prompts = [one, one, one, equal, one], [single, double, single, single, single]
-    first, two, second, both, third = _by(scale)(sides.times, files, prompts, folder, quarter(scale), schedule)
-    once, again = ENCODE + SAMPLE + DECODE, SAMPLE + DECODE
-    yield figure(
-        "two-prompts", "time of a separation by two prompts", "by one", [two / first, two / second], Goal("<=", 1.9),
-        {"one_s": (first + second) / 2, "two_s": two, "by_the_arithmetic_of_base": (once + again) / once},
-    )  # fmt: skip
-    yield figure(
-        "equal-channels", "time of a separation of two equal channels", "of one channel",
-        [both / second, both / third], Goal("<=", 1.1), {"one_s": (second + third) / 2, "both_s": both},
-    )  # fmt: skip
-
-
 def known_errors(folder: Path, scale: Scale) -> Iterator[Figure]:
     frames = scale.pick(quick=20, normal=50)
-    tiers = _by(scale)(errors.of_tiers, quarter(scale), folder, frames)
-    formats = _by(scale)(errors.of_formats, quarter(scale), folder, frames)
+    tiers = by(scale)(errors.of_tiers, quarter(scale), folder, frames)
+    formats = by(scale)(errors.of_formats, quarter(scale), folder, frames)
     yield from error_figures(tiers, formats)
 
 
@@ -227,7 +203,7 @@ def at_a_glance(scale: Scale) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _by(scale: Scale) -> Callable[..., Any]:
+def by(scale: Scale) -> Callable[..., Any]:
     """How work is run: by itself; at a glance here, since an interpreter takes longer to start than all the rest."""
     return (lambda work, *given, **options: work(*given, **options)) if scale is Scale.QUICK else apart
 

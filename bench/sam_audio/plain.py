@@ -2,14 +2,16 @@
 
 The whole clip is one evaluation's input; nothing is kept from one evaluation to the next; heads lie where the
 checkpoint has them, so that attention cannot use a fused kernel; the codec's weights are normed at every use; both
-stems are decoded at once, whole. One candidate, no ranking, no predicted spans, as it comes when asked for a plain
-separation. It computes the same function as `SamAudio.separate`.
+stems are decoded at once, every layer over the whole. One candidate, no ranking, no predicted spans, as it comes when
+asked for a plain separation. It computes the same function as `SamAudio.separate`.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from worker.separation.sam_audio import tiles
 from worker.separation.sam_audio.anchors import Span, anchors, marks
 from worker.separation.sam_audio.codec import NormedConv1d, NormedConvTranspose1d, ResidualUnit, Snake
 from worker.separation.sam_audio.model import SamAudio
@@ -53,6 +56,17 @@ def scatter_heads(network: Network) -> None:
             module.gathered = False
 
 
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Inside, the codec's layers run over all they are given, on a CPU too."""
+    kept = tiles.TILE
+    tiles.TILE = sys.maxsize
+    try:
+        yield
+    finally:
+        tiles.TILE = kept
+
+
 @dataclass(frozen=True)
 class Took:
     """Seconds of the steps."""
@@ -86,13 +100,15 @@ class Plain:
         """float32 [1, N] to target and residual, [2, N]."""
         codec, device = self.network.audio_codec, self.model.device
         clocks = [self._now()]
-        latent = codec.encode(wave[None].to(device))
+        with undivided():
+            latent = codec.encode(wave[None].to(device))
         clocks.append(self._now())
         state = self.sample(latent, description, spans, seed=seed, schedule=schedule)
         clocks.append(self._now())
         target, residual = state.transpose(1, 2).chunk(2, dim=1)
         message = message_of(str(seed)).to(device).expand(2, -1)
-        waves = codec.decode(torch.cat((target, residual)), message)[:, 0, : wave.shape[-1]]
+        with undivided():
+            waves = codec.decode(torch.cat((target, residual)), message)[:, 0, : wave.shape[-1]]
         clocks.append(self._now())
         self.took = Took(*(after - before for before, after in pairwise(clocks)))
         return waves

@@ -49,8 +49,10 @@ FIGURES = {
     "speech-gpu": {"speech-loop", *(f"speech-rows-{rows}" for rows in (2, 4, 8, 16, 32))},
     "sam-audio": {
         "speed-0.5s", "memory-0.5s", "speed-1s", "memory-1s", "plain-needs-2s", "memory-flat", "memory-flat-narrow",
-        "sampler-2s", "sampler-memory-2s", "sampler-float32-2s", "two-prompts", "equal-channels", *ERRORS,
+        "sampler-2s", "sampler-memory-2s", "sampler-float32-2s", *ERRORS,
     },
+    "sam-audio-prompts": {"two-prompts-0.5s", "equal-channels"},
+    "sam-audio-codec": {"codec-encode", "codec-decode", "codec-encode-memory", "codec-decode-memory"},
     "sam-audio-gpu": {
         *(f"levers-{lever}" for lever in LEVERS), "against-bf16", "times-real-time", "batch-1", "batch-2",
         "memory-batch-1", "memory-batch-64", "engine-times-real-time", "two-prompts-0.5s", "equal-channels-0.5s",

@@ -48,6 +48,11 @@ def test_the_published_procedure_has_every_lever_off(folder: Path) -> None:
     plain.network.align_masked_video.conv.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1]))
     plain.sample(torch.randn(1, 128, 40), "dog", schedule=Schedule("midpoint", 2))
     assert seen == [40] * 4
+    # And every layer of the codec takes the whole.
+    unit = plain.network.audio_codec.encoder.block[1].block[0]
+    unit.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1]))
+    plain.separate(torch.zeros(1, 19_200), "dog", schedule=Schedule("euler", 1))
+    assert seen[4:] == [19_200, 10]
 
 
 def test_scattered_heads_are_gathered_again_to_the_same(folder: Path) -> None:

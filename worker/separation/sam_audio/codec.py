@@ -9,12 +9,15 @@ For inference only: activations are overwritten in place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.separation.sam_audio.config import WATERMARK_RATES, CodecConfig
-from worker.separation.sam_audio.watermark import CausalConv1d, CausalConvTranspose1d, MarkUnit, Watermark
+from worker.separation.sam_audio.tiles import tiled
+from worker.separation.sam_audio.watermark import WAVE_KERNEL, CausalConv1d, CausalConvTranspose1d, MarkUnit, Watermark
 
 
 class NormedConv1d(nn.Conv1d):
@@ -45,6 +48,13 @@ class Snake(nn.Module):
         return wave.mul_((self.alpha + 1e-9).reciprocal()).add_(x)
 
 
+DILATIONS = (1, 3, 9)
+"""Of the residual units of a block."""
+
+HEARD_BY_UNITS = sum(3 * dilation for dilation in DILATIONS)
+"""Samples to each side that what comes out of a block's residual units depends on: their kernels are 7 long."""
+
+
 class ResidualUnit(nn.Module):
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
@@ -64,14 +74,16 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, channels: int, rate: int) -> None:
         super().__init__()
+        self.rate = rate
         self.block = nn.Sequential(
-            *(ResidualUnit(channels, dilation) for dilation in (1, 3, 9)),
+            *(ResidualUnit(channels, dilation) for dilation in DILATIONS),
             Snake(channels),
             NormedConv1d(channels, 2 * channels, 2 * rate, stride=rate),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+        heard = HEARD_BY_UNITS + self.rate
+        return tiled(self.block, x, left=heard, right=heard, down=self.rate)
 
 
 class Encoder(nn.Module):
@@ -108,6 +120,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, channels: int, rate: int, mark_rate: int) -> None:
         super().__init__()
+        self.rate, self.mark_rate = rate, mark_rate
         half = channels // 2
         wide, narrow = channels // 3, half // 3
         self.block = nn.ModuleList(
@@ -116,11 +129,11 @@ class DecoderBlock(nn.Module):
                 NormedConvTranspose1d(channels, half, rate),
                 nn.ELU(),
                 CausalConvTranspose1d(wide, narrow, mark_rate),
-                ResidualUnit(half, 1),
-                ResidualUnit(half, 3),
+                ResidualUnit(half, DILATIONS[0]),
+                ResidualUnit(half, DILATIONS[1]),
                 MarkUnit(narrow),
                 MarkUnit(narrow),
-                ResidualUnit(half, 9),
+                ResidualUnit(half, DILATIONS[2]),
                 nn.Identity(),
                 nn.ELU(),
                 CausalConv1d(narrow, wide, 2 * mark_rate, stride=mark_rate),
@@ -128,21 +141,20 @@ class DecoderBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        for index in (0, 1, 4, 5, 8):
-            x = self.block[index](x)
-        return x
+        heard = -(-HEARD_BY_UNITS // self.rate) + 1
+        return tiled(self._layers(0, 1, 4, 5, 8), x, left=heard, right=heard, up=self.rate)
 
     def slower(self, mark: Tensor) -> Tensor:
         """The watermark's way down from the wave: `mark_rate` steps into one."""
-        for index in (7, 10, 11):
-            mark = self.block[index](mark)
-        return mark
+        return tiled(self._layers(7, 10, 11), mark, left=MarkUnit.PAST + self.mark_rate, down=self.mark_rate)
 
     def faster(self, mark: Tensor) -> Tensor:
         """And up again."""
-        for index in (2, 3, 6):
-            mark = self.block[index](mark)
-        return mark
+        heard = -(-MarkUnit.PAST // self.mark_rate) + 1
+        return tiled(self._layers(2, 3, 6), mark, left=heard, up=self.mark_rate)
+
+    def _layers(self, *indices: int) -> Callable[[Tensor], Tensor]:
+        return nn.Sequential(*(self.block[index] for index in indices))
 
 
 class Decoder(nn.Module):
@@ -156,7 +168,7 @@ class Decoder(nn.Module):
             layers.append(DecoderBlock(channels, rate, mark_rate))
             channels //= 2
         self.model = nn.ModuleList(layers)
-        to_wave = nn.Sequential(Snake(channels), NormedConv1d(channels, 1, 7))
+        to_wave = nn.Sequential(Snake(channels), NormedConv1d(channels, 1, WAVE_KERNEL))
         self.wm_model = Watermark(to_wave, channels // 3, config.decoder_dim // 3)
 
     def forward(self, x: Tensor, message: Tensor) -> Tensor:

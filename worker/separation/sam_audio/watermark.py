@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.separation.sam_audio.config import WATERMARK_BITS
+from worker.separation.sam_audio.tiles import tiled
 
 LATENT = 128
 """Channels of the watermark where the message is added."""
@@ -27,6 +28,10 @@ def message_of(identity: str) -> Tensor:
     number = int.from_bytes(hashlib.sha256(identity.encode()).digest()[: WATERMARK_BITS // 8], "big")
     bits = [number >> shift & 1 for shift in reversed(range(WATERMARK_BITS))]
     return torch.tensor([bits], dtype=torch.float32)
+
+
+WAVE_KERNEL = 7
+"""Of the convolutions that make the wave, hear it and make the watermark."""
 
 
 class CausalConv1d(nn.Conv1d):
@@ -54,10 +59,15 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
 class MarkUnit(nn.Module):
     """The watermark's residual unit: through half the channels and back."""
 
+    PAST = 2
+    """Steps before it that what is made at one depends on."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.block = nn.Sequential(nn.ELU(), CausalConv1d(channels, half, 3), nn.ELU(), CausalConv1d(half, channels, 1))
+        self.block = nn.Sequential(
+            nn.ELU(), CausalConv1d(channels, half, self.PAST + 1), nn.ELU(), CausalConv1d(half, channels, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x).add_(x)
@@ -105,18 +115,18 @@ class Watermark(nn.Module):
     def __init__(self, to_wave: nn.Sequential, channels: int, width: int) -> None:
         super().__init__()
         self.encoder_block = _Ends(
-            nn.Sequential(*to_wave, nn.Tanh(), CausalConv1d(1, channels, 7)),
+            nn.Sequential(*to_wave, nn.Tanh(), CausalConv1d(1, channels, WAVE_KERNEL)),
             nn.Sequential(Recurrent(width), nn.ELU(), CausalConv1d(width, LATENT, 7)),
         )
         self.msg_processor = Message()
         self.decoder_block = _Ends(
             nn.Sequential(CausalConv1d(LATENT, width, 7), Recurrent(width)),
-            nn.Sequential(nn.ELU(), CausalConv1d(channels, 1, 7)),
+            nn.Sequential(nn.ELU(), CausalConv1d(channels, 1, WAVE_KERNEL)),
         )
 
     def begin(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The finished wave [B, 1, N], unmarked, and the watermark's first layer [B, channels, N] over it."""
-        wave = self.encoder_block.pre[:-1](x)
+        wave = tiled(self.encoder_block.pre[:-1], x, left=WAVE_KERNEL // 2, right=WAVE_KERNEL // 2)
         return wave, self.encoder_block.pre[-1](wave)
 
     def write(self, mark: Tensor, message: Tensor) -> Tensor:
@@ -125,4 +135,4 @@ class Watermark(nn.Module):
 
     def end(self, wave: Tensor, mark: Tensor) -> Tensor:
         """The marked wave [B, 1, N]."""
-        return wave + STRENGTH * self.decoder_block.post(mark)
+        return wave + STRENGTH * tiled(self.decoder_block.post, mark, left=WAVE_KERNEL - 1)
