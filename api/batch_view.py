@@ -138,6 +138,7 @@ def plan_view(plan: Plan) -> schemas.Plan:
         deadline=plan.deadline,
         results=schemas.PlanResults(**plan.results._asdict()) if plan.results is not None else None,
         forecast=_forecast(plan.outlook) if plan.outlook is not None else None,
+        starts=plan.starts,
     )
 
 

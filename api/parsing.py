@@ -46,10 +46,12 @@ def json_body(adapter: TypeAdapter[Any], complete: Callable[[Any], Any] | None =
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        found = [
-            {"pointer": located(item["loc"], value), "detail": _sentence(item)} for item in _details(error.errors())
-        ]
-        raise _invalid(found) from error
+        raise invalid(error.errors(), value) from error
+
+
+def invalid(errors: Iterable[ErrorDetails], value: Any) -> NightshiftError:
+    """What is wrong with `value`, as pydantic found it: each of it with its pointer."""
+    return _invalid([{"pointer": located(item["loc"], value), "detail": _sentence(item)} for item in _details(errors)])
 
 
 def query(model: type[BaseModel]) -> BaseModel:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import IntegrityError
 
 from api import schemas
 from api.batch_view import preset_view
 from api.context import caller, service
 from api.operations import Answer, Resource
+from api.parsing import invalid
 from common.db import presets
 from common.db.keys import Scope
 from common.engines import Kind, lookup
 from common.errors import NightshiftError
+from common.params import TO_COME, parse_request
 from common.presets import NAME
 
 resource = Resource("presets", "Presets", "Named parameters for jobs and batches")
@@ -65,7 +67,7 @@ def get_preset(name: str) -> Any:
     scope=Scope.WRITE,
     body=PresetRequest,
     answers={201: Answer("Its new version", schemas.Preset)},
-    errors=("unknown_engine", "state_conflict"),
+    errors=("unknown_engine", "engine_unsupported", "state_conflict"),
 )
 def put_preset(name: str, body: PresetRequest) -> Any:
     """Makes a new version; jobs and batches made before keep theirs. One's own preset goes before one built in."""
@@ -76,6 +78,7 @@ def put_preset(name: str, body: PresetRequest) -> Any:
     if body.engine is not None:
         lookup(body.engine, body.kind)
     work = body.model_dump(mode="json", exclude={"description"}, exclude_none=True)
+    _check(work)
     try:
         with service().database.write() as tx:
             made = presets.put(tx, caller().id, name, body.description, work)
@@ -97,6 +100,19 @@ def delete_preset(name: str) -> Any:
         if not presets.retire(tx, caller().id, name):
             raise NightshiftError("not_found", "There is no such preset of yours.")
     return None, 204
+
+
+def _check(work: dict[str, Any]) -> None:
+    """Raises `invalid_request`, `engine_unsupported` for parameters that would be wrong in every request."""
+    body = {**work, "input": {"url": "https://media.example/"}}
+    try:
+        parse_request(body).spec()
+    except ValidationError as error:
+        # What is missing is for the request to say that names the preset; and so may be what does not go with it.
+        to_come = TO_COME | {"value_error"}
+        wrong = [one for one in error.errors() if one["type"] not in to_come and "params" in one["loc"]]
+        if wrong:
+            raise invalid(wrong, body) from error
 
 
 def _get(tx: Any, name: str) -> Any:

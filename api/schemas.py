@@ -598,6 +598,7 @@ class Plan(Model):
     deadline: datetime | None
     results: PlanResults | None = Field(description="Null where there are no jobs")
     forecast: BatchForecast | None = Field(description="As if it were started now; null where there are no jobs")
+    starts: bool = Field(description="False where an item is wrong and `on_error` is `stop`: no job would be made")
 
 
 class BatchItem(Job):

@@ -1,7 +1,7 @@
 """SAM-Audio's codec on a CPU: a stretch at a time, against every layer over the whole.
 
-The published codec with generated weights, ten seconds of sound, one row: what the engine decodes at a time. Each side
-has a process of its own, for its memory; the weights are not counted.
+The published codec with generated weights, ten seconds of sound, one row: what the engine decodes at a time. Time is
+processor time of all threads. For its memory each side has a process of its own; the weights are not counted.
 """
 
 from __future__ import annotations

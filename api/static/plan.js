@@ -20,7 +20,7 @@ const LEFT_OUT = {
 };
 const SAID = new Set([
   "name", "jobs", "skipped", "rejected", "rejects", "seconds", "seconds_known", "bytes", "names", "window", "opens_at",
-  "first_window_seconds", "forecast",
+  "first_window_seconds", "forecast", "starts",
 ]);
 
 const INSTANT = /^\d{4}-\d\d-\d\dT\d\d:/;
@@ -65,9 +65,15 @@ function known(plan) {
     ["Size", plan.bytes === null ? "" : size(plan.bytes)],
     ["Left out", Object.entries(plan.skipped).map(([why, n]) => `${n} ${LEFT_OUT[why] ?? why.replaceAll("_", " ")}`).join(", ")],
     ["Wrong", plan.rejected ? count(plan.rejected, "item") : ""],
-    ["Starts", plan.opens_at ? `when its window opens, ${clock(plan.opens_at)}` : "at once"],
+    ["Starts", begins(plan)],
     ["First window", plan.first_window_seconds === null ? "" : span(plan.first_window_seconds)],
   ];
+}
+
+function begins(plan) {
+  // A service from before it told would have said nothing.
+  if (plan.starts === false) return "not at all: an item is wrong, and it is to stop at that";
+  return plan.opens_at ? `when its window opens, ${clock(plan.opens_at)}` : "at once";
 }
 
 // What a newer service tells beside that: figures and intervals by their names.

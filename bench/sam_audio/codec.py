@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from bench.figures import Figure, figure, in_turns
 from bench.sam_audio.cpu import at_a_glance, by
 from bench.sam_audio.models import SIZES, Size, load
 from bench.sam_audio.plain import undivided
+from bench.sam_audio.sides import busy
 from bench.scale import Scale
 from worker.separation.sam_audio.model import SamAudio
 from worker.separation.sam_audio.watermark import message_of
@@ -72,10 +72,10 @@ def _given(size: Size, seconds: float) -> Given:
 
 def _speed(name: str, work: Callable[[SamAudio], None], model: SamAudio, seconds: float, repetitions: int) -> Figure:
     def side(divided: bool) -> float:
-        began = perf_counter()
+        began = busy()
         with nullcontext() if divided else undivided():
             work(model)
-        return perf_counter() - began
+        return busy() - began
 
     side(True), side(False)
     pairs = in_turns(lambda: side(True), lambda: side(False), repetitions)

@@ -31,7 +31,7 @@ from common.jobs.batch import Batch, OnError
 from common.jobs.batches import CHUNK, Entry, IntakeLost, NewBatch
 from common.naming import Item as Named
 from common.outbound.guard import Guard, Remembering
-from common.params import Input
+from common.params import TO_COME, Input
 from common.params.batch import BatchRequest, BatchWork, FeedSource, Item, S3Source
 from common.pointers import located
 from common.settings import Settings
@@ -390,7 +390,7 @@ def _probe(template: Template, final: bool) -> None:
         wrong = [
             item
             for item in error.errors()
-            if (final or item["type"] not in ("missing", "too_short")) and "input" not in item["loc"][-1:]
+            if (final or item["type"] not in TO_COME) and "input" not in item["loc"][-1:]
         ]
         if wrong:
             where = located(wrong[0]["loc"], given)
@@ -399,7 +399,7 @@ def _probe(template: Template, final: bool) -> None:
                 f"{where}: {wrong[0]['msg'].removeprefix('Value error, ')}",
                 pointer=where,
                 hint="Name a preset that says it, or say it in params (--preset, --prompt)."
-                if wrong[0]["type"] in ("missing", "too_short")
+                if wrong[0]["type"] in TO_COME
                 else "",
             ) from error
 

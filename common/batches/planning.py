@@ -31,6 +31,7 @@ class Plan:
     """seconds, bytes: of the media of those items whose source says; known: of how many.  rejects: the first ones.
     target: where the first of `names` would be delivered to.
     outlook: as if it were started now, among all that waits.  results: their size; both None where there are no jobs.
+    starts: False where an item is wrong and the request says that this stops the batch.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Plan:
     deadline: datetime | None = None
     outlook: Outlook | None = None
     results: Results | None = None
+    starts: bool = True
 
 
 def plan(intake: Intake, key_id: str, request: BatchWork, body: BinaryIO | None = None) -> Plan:
@@ -79,6 +81,7 @@ def plan(intake: Intake, key_id: str, request: BatchWork, body: BinaryIO | None 
                 assert entry.request is not None
                 wanted.add(entry.request, found.seconds)
     made.skipped += harvest.skipped
+    made.starts = not made.rejected or request.on_error != "stop"
     if request.deliver is not None and made.names:
         made.target = request.deliver.to + made.names[0]
     _window(made, intake, request)

@@ -22,8 +22,8 @@ from common.params.tts import TtsParams, TtsRequest
 from common.params.voice import VoiceParams, VoiceRequest
 
 __all__ = [
-    "AudioOutput", "Automatic", "Callback", "ConversationParams", "ConversationRequest", "Input", "JobRequest",
-    "MediaRequest", "Params", "Prompt", "Request", "Rle", "SegmentationParams", "SegmentationPrompt",
+    "TO_COME", "AudioOutput", "Automatic", "Callback", "ConversationParams", "ConversationRequest", "Input",
+    "JobRequest", "MediaRequest", "Params", "Prompt", "Request", "Rle", "SegmentationParams", "SegmentationPrompt",
     "SegmentationRequest", "SeparationParams", "SeparationRequest", "Strict", "TranscriptionParams",
     "TranscriptionRequest", "TtsParams", "TtsRequest", "VoiceParams", "VoiceRequest", "parse_request", "sources_of",
 ]  # fmt: skip
@@ -43,6 +43,9 @@ JobRequest = Annotated[
     Discriminator(_kind),
 ]
 """What a caller may ask for, told apart by `kind`; to be validated through `parse_request` or a TypeAdapter."""
+
+TO_COME = frozenset({"missing", "too_short"})
+"""Types of pydantic's errors that are none of a part of a request: another part may say what is missing."""
 
 _adapter: TypeAdapter[Request] = TypeAdapter(JobRequest)
 

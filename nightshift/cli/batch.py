@@ -1,4 +1,4 @@
-"""Commands about batches: plan, start, list, watch, pause, resume, cancel, retry-failed, errors, download."""
+"""Commands about batches: plan, start, list, show, watch, pause, resume, cancel, retry-failed, errors, download."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def add_to(app: typer.Typer) -> None:
     batch_app.command("start")(_made(plan=False))
     batch_app.command("list")(list_batches)
     batch_app.command("retry-failed")(retry_failed)
+    batch_app.command("show")(show_batch)
     for command in (watch, pause, resume, cancel, errors, download):
         batch_app.command()(command)
     app.add_typer(batch_app, name="batch")
@@ -195,6 +196,16 @@ def list_batches(
             show.as_json([batch.body for batch in found])
             return
         batch_show.listed(found)
+
+
+def show_batch(batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Show a batch: what it is, where it stands, and when it will be done."""
+    with exits.told(as_json), Client() as client:
+        batch = Batches(client).get(batch_id)
+        if as_json:
+            show.as_json(batch.body)
+            return
+        batch_show.whole(batch)
 
 
 def watch(

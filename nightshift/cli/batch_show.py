@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -100,6 +101,7 @@ def plan(told: Mapping[str, Any]) -> None:
         ("results", _results(told["results"])),
         ("left out", ", ".join(f"{why}: {n}" for why, n in told["skipped"].items())),
         ("wrong", str(told["rejected"] or "")),
+        ("starts", "" if told["starts"] else "not at all: an item is wrong, and --on-error is stop"),
         ("opens", show.when(told["opens_at"]) if told["opens_at"] else "now" if told["window"] else ""),
         ("forecast", forecast(expected) if expected else ""),
         ("deadline", risk(told["deadline"], expected["risk"] if expected else None)),
@@ -178,6 +180,31 @@ def listed(found: Iterable[Batch]) -> None:
     # Of what is deleted soon: seldom, and then it is worth its place.
     shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
     show.table(columns[:shown], [row[:shown] for row in rows])
+
+
+def whole(batch: Batch) -> None:
+    """All there is to know of a batch; what does not apply to it has no row."""
+    body, error = batch.body, batch.body["error"]
+    rows: list[tuple[str, str | Text]] = [
+        ("standing", line(batch)),
+        ("why", body["reason"].replace("_", " ")),
+        ("error", f"{error['code']}: {error['message']}" if error else ""),
+        ("work", ", ".join(str(one) for one in (body["preset"], body["engine"]) if one)),
+        ("params", json.dumps(body["params"], ensure_ascii=False) if body["params"] else ""),
+        ("from", ", ".join(f"{name}: {value}" for name, value in body["source"].items() if value is not None)),
+        ("left out", str(batch.counts["skipped"] or "")),
+        ("window", body["window"] or ""),
+        ("changes", show.when(body["changes_at"]) if body["changes_at"] else ""),
+        ("forecast", forecast(body["forecast"]) if body["forecast"] else ""),
+        ("deadline", at_risk(batch)),
+        ("names", body["naming"] or ""),
+        ("schedule", body["schedule"] or ""),
+        ("callback", body["callback_url"] or ""),
+        ("made", show.when(body["created_at"])),
+        ("finished", show.when(body["finished_at"]) if body["finished_at"] else ""),
+        ("keeping", show.expiry(body)),
+    ]
+    show.table([batch.id, body["name"]], [row for row in rows if row[1]])
 
 
 def _likely(batch: Batch) -> Text:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -59,11 +60,14 @@ def told(as_json: bool) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def _tell(as_json: bool, status: int, problem: object, said: str, hint: str | None = None) -> None:
+def _tell(as_json: bool, status: int, problem: Mapping[str, Any], said: str, hint: str | None = None) -> None:
     if as_json:
         print(json.dumps({"error": problem}, ensure_ascii=False), file=sys.stderr)  # noqa: T201
     else:
-        _errors.print(Text.assemble(("error", "bold red"), f": {said}"))
+        code = problem.get("code")
+        # What never changes its meaning, to be looked up or reported; the sentence may say it already.
+        named = f"  [{code}]" if code and code != "usage" and code not in said else ""
+        _errors.print(Text.assemble(("error", "bold red"), f": {said}", (named, "dim")))
         if hint:
             _errors.print(Text(f"  {hint}", "dim"))
     sys.exit(status)

@@ -140,19 +140,25 @@ def test_outside_its_window_a_batch_waits_and_can_be_steered(up: Up, tmp_path: P
     manifest.write_text("".join(f'{{"input": "https://media.example/{n}.mp3"}}\n' for n in range(3)) + "{}\n")
     now = datetime.now(UTC)
     window = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=4):%H:%M} UTC"
-    batch = up.command(
-        "batch", "start", "--manifest", manifest, "--preset", "podcast-voice", "--window", window, "--json"
-    ).json
+    asked = ("--manifest", manifest, "--preset", "podcast-voice", "--window", window)
+    assert "not at all" not in up.command("batch", "plan", *asked).out
+    assert "not at all: an item is wrong" in up.command("batch", "plan", *asked, "--on-error", "stop").out
+    batch = up.command("batch", "start", *asked, "--json").json
     assert (batch["open"], batch["counts"]["total"], batch["counts"]["rejected"]) == (False, 3, 1)
     assert batch["forecast"] is not None
     listed = up.command("batch", "list").out
     assert "waits for its window" in listed and "likely end" in listed
+    shown = " ".join(up.command("batch", "show", batch["id"]).out.split())
+    for words in (batch["id"], "waits for its window, 0 of 3 done, 1 rejected", "podcast-voice@1, rnnoise", window):
+        assert words in shown, shown
+    assert up.command("batch", "show", batch["id"], "--json").json["counts"] == batch["counts"]
     assert "paused" in up.command("batch", "pause", batch["id"]).out
     assert "waits for its window" in up.command("batch", "resume", batch["id"]).out
     assert "cancelled, 0 of 3 done, 3 cancelled, 1 rejected" in up.command("batch", "cancel", batch["id"]).out
     assert "0 again" in up.command("batch", "retry-failed", batch["id"]).out
     refused = up.command("batch", "pause", batch["id"], "--json", status=3)
     assert refused.error["code"] == "state_conflict"
+    assert up.command("batch", "pause", batch["id"], status=3).err.splitlines()[0].endswith("  [state_conflict]")
 
 
 def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:

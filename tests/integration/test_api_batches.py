@@ -165,6 +165,8 @@ def test_a_plan_makes_nothing(api: Api) -> None:
     plan = response.json
     assert (plan["jobs"], plan["rejected"], plan["rejects"][0]["item"]) == (1, 1, 2)
     assert plan["names"] == ["00001-1.stem.flac"]
+    assert plan["starts"]
+    assert not api.me.post("/v1/batches?dry_run=true", json={**body, "on_error": "stop"}).json["starts"]
     assert plan["window"] == "22:00-06:00 Europe/Madrid"
     assert api.me.get("/v1/batches").json["items"] == []
     assert api.me.get("/v1/jobs").json["items"] == []
@@ -474,6 +476,41 @@ def test_a_job_records_the_preset_it_was_made_from(api: Api) -> None:
     assert api.me.post("/v1/jobs", json={"preset": "quick@2", **source}).status_code == 202
     assert api.me.post(f"/v1/jobs/{first['id']}/cancel").json["preset"] == "quick@1"
     assert api.me.post(f"/v1/jobs/{first['id']}/retry").status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "pointer"),
+    [
+        ({"params": {"qualty": "draft"}}, "invalid_request", "/params/qualty"),
+        ({"params": {"quality": "best"}}, "invalid_request", "/params/quality"),
+        ({"kind": "tts", "params": {"prompts": ["speech"]}}, "invalid_request", "/params/prompts"),
+        (
+            {"engine": "rnnoise", "params": {"prompts": ["a dog"]}},
+            "engine_unsupported",
+            "/params/prompts/0/description",
+        ),
+    ],
+)
+def test_a_preset_that_no_request_could_use_is_refused(
+    api: Api, work: dict[str, Any], code: str, pointer: str
+) -> None:  # fmt: skip
+    refused = api.me.put("/v1/presets/wrong", json=work)
+    assert (refused.json["code"], refused.json["pointer"]) == (code, pointer), refused.text
+    assert api.me.get("/v1/presets/wrong").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        {"params": {"seed": 1}},
+        {"engine": "sam-audio-base", "params": {"quality": "draft"}},
+        {"kind": "tts", "engine": "espeak", "params": {"speed": 1.5}},
+        {"kind": "segmentation", "params": {"automatic": {}}},
+    ],
+)
+def test_a_preset_leaves_to_requests_what_it_does_not_say(api: Api, work: dict[str, Any]) -> None:
+    made = api.me.put("/v1/presets/part", json=work)
+    assert (made.status_code, made.json.get("params")) == (201, work["params"]), made.text
 
 
 def test_presets_that_are_built_in(api: Api) -> None:

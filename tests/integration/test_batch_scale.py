@@ -198,7 +198,7 @@ def _cancel_and_die(url: str, batch_id: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_killed_process_left_is_cancelled_by_the_scheduler(house: House) -> None:
+def test_what_a_killed_process_left_is_cancelled_by_the_scheduler(house: House, scheduler: Scheduler) -> None:
     batch = _filled(house.database, house.key.id, 300, callback={"url": RECEIVER}, engine="fast")
     with house.database.write() as tx:
         steering.cancel(tx, batch.id)
@@ -210,7 +210,6 @@ def test_what_a_killed_process_left_is_cancelled_by_the_scheduler(house: House) 
     assert dying.exitcode == -signal.SIGKILL
     left = look(house.database, batch.id)
     assert (left.state, left.cancelled) == (BatchState.CANCELLING, 150), "all of a step, or nothing"
-    scheduler = Scheduler(house.settings, house.database, house.store, house.ringer)
     # PostgreSQL may hold the dead one's locks for a moment.
     wait_for(lambda: scheduler.cancel() and look(house.database, batch.id).over)
     ended = look(house.database, batch.id)

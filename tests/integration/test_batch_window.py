@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 from sqlalchemy import update
 
@@ -22,11 +21,6 @@ from tests.house import House, wait_for
 from worker.compose import open_runner
 from worker.poll import serve
 from worker.scheduler import Scheduler
-
-
-@pytest.fixture
-def scheduler(house: House) -> Scheduler:
-    return Scheduler(house.settings, house.database, house.store, house.ringer)
 
 
 def _batch(house: House, *uploads: str) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,11 @@ from tests import media
 from tests.house import House
 from tests.pictures import composite
 from tests.servers.receiver import Answer, Receiver
-from worker.compose import open_runner
 from worker.media.espeak import available
 from worker.outcome import Stop
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.watch import Watch
-
-
-def _started(house: House) -> Iterator[Runner]:
-    made = open_runner(house.settings)
-    made.start()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def runner(house: House) -> Iterator[Runner]:
-    yield from _started(house)
-
-
-@pytest.fixture
-def sqlite_runner(sqlite_house: House) -> Iterator[Runner]:
-    yield from _started(sqlite_house)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from common.params import TtsParams, parse_request
 from common.states import State
 from tests import media, whisper
 from tests.house import House
-from worker.compose import open_runner
 from worker.engine import Work
 from worker.media.speech import available
 from worker.runner import Runner
@@ -35,14 +33,6 @@ def house(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> H
     )  # fmt: skip
     monkeypatch.setitem(engines.REGISTRY, "whisper-tiny", engines.REGISTRY["whisper-tiny"])
     return made
-
-
-@pytest.fixture
-def runner(house: House) -> Iterator[Runner]:
-    made = open_runner(house.settings)
-    made.start()
-    yield made
-    made.close()
 
 
 def chain(house: House, upload: str) -> list[str]:

@@ -28,19 +28,6 @@ from worker.scheduler import Scheduler
 RATE = 8000
 
 
-@pytest.fixture
-def runner(house: House) -> Iterator[Runner]:
-    made = open_runner(house.settings)
-    made.start()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def scheduler(house: House) -> Scheduler:
-    return Scheduler(house.settings, house.database, house.store, house.ringer)
-
-
 def episode(house: House, name: str, seconds: float, first: float = 0.0) -> str:
     """An upload. first: the first sample of its second block, which the engine `shares` looks at."""
     samples = media.signal(RATE, 1, seconds, "noise")

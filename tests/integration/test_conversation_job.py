@@ -40,14 +40,6 @@ def house(tmp_path: Path, sqlite_url: str, server: chat.Chat) -> House:
     )  # fmt: skip
 
 
-@pytest.fixture
-def runner(house: House) -> Iterator[Runner]:
-    made = open_runner(house.settings)
-    made.start()
-    yield made
-    made.close()
-
-
 def ask(house: House, runner: Runner, **members: Any) -> Job:
     job = house.submit("llm", kind="conversation", **{"params": {"text": "Does it rain?"}, **members})
     assert runner.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,10 @@ from common.states import Reason, State
 from tests import media
 from tests.engines import scratch_of
 from tests.house import House, wait_for
-from worker.compose import open_runner
 from worker.poll import serve
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.watch import Watch
-
-
-@pytest.fixture
-def runner(house: House) -> Iterator[Runner]:
-    made = open_runner(house.settings)
-    made.start()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def scheduler(house: House) -> Scheduler:
-    return Scheduler(house.settings, house.database, house.store, house.ringer)
 
 
 @pytest.fixture(scope="module")

@@ -73,14 +73,6 @@ def house(tmp_path: Path, sqlite_url: str, told: Passage, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def runner(house: House) -> Iterator[Runner]:
-    made = open_runner(house.settings)
-    made.start()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def api(house: House, runner: Runner) -> Api:
     """Its workers are known to it."""
     return Api(house.settings, house.database, house.store)
