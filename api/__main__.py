@@ -16,7 +16,7 @@ from common.db import migrate
 from common.settings import Settings, load
 
 
-class Lines(Logger):  # type: ignore[misc]
+class Lines(Logger):
     """gunicorn's own lines in the form of all others."""
 
     def setup(self, cfg: Any) -> None:
@@ -25,7 +25,7 @@ class Lines(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Worker(ThreadWorker):
     """Tells those who wait that the process is to end: event streams would hold it for as long as their jobs run."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -33,7 +33,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
 
 
-class Server(BaseApplication):  # type: ignore[misc]
+class Server(BaseApplication):
     """gunicorn with threads. Each process builds its own application after the fork: connections do not survive one."""
 
     def __init__(self, settings: Settings) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from datetime import date as Day
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
@@ -34,14 +35,14 @@ class Consent(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     given_by: Name = Field(description="Who speaks, and agreed")
-    date: date
+    date: Day
     purpose: Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)] = Field(
         description="What the voice may be used for"
     )
 
     @field_validator("date")
     @classmethod
-    def _given(cls, value: date) -> date:
+    def _given(cls, value: Day) -> Day:
         # A day of grace: it may be tomorrow already where the caller is.
         if value > datetime.now(UTC).date() + timedelta(days=1):
             raise ValueError("consent that has not been given yet is none")

@@ -176,7 +176,7 @@ class Client:
             "context_turns": context_turns,
             "pauses": dict(pauses) if pauses else None,
         }
-        params = {name: value for name, value in optional.items() if value is not None}
+        params: dict[str, Any] = {name: value for name, value in optional.items() if value is not None}
         params |= {
             "seed": seed,
             "output": {"format": format, "bitrate_kbps": bitrate_kbps},

@@ -49,7 +49,7 @@ class Transport:
         repeatable: whether the request may be sent twice; by default all but POST.
         """
         safe = method != "POST" if repeatable is None else repeatable
-        more = {} if timeout is None else {"timeout": timeout}
+        more: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
 
         def once() -> Any:
             try:

@@ -52,7 +52,7 @@ def matrix_dtype(device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         return torch.bfloat16
     # Not every torch tells; where it does not, float32 is never wrong.
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if told.get("amx_bf16") or told.get("avx512_bf16") else torch.float32
 
 

@@ -6,7 +6,7 @@ An engine knows neither database nor queue nor storage. It yields events; the ru
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -333,7 +333,7 @@ class Engine(Protocol):
     name: str
     version: str
 
-    def run(self, work: Work) -> Iterator[Event]: ...
+    def run(self, work: Work) -> Generator[Event, None, None]: ...
 
     def memory_bytes(self) -> int:
         """Bytes of the card's (or the machine's) memory that stay taken between jobs."""

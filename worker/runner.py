@@ -91,7 +91,7 @@ class Runner:
     def _companions(self, job: Job) -> list[Job]:
         """Claims what gains from being done at once with a job that was claimed. The first job of an engine is done
         alone: what it takes to load one is no company's business."""
-        engine = self.card.loaded(job.engine)
+        engine: object = self.card.loaded(job.engine)
         most = self.settings.jobs_together - 1
         if most < 1 or not isinstance(engine, Sharing) or not engine.shares:
             return []

@@ -217,7 +217,8 @@ def watch(
     """Follow a batch to its end. Exits with 1 where an item has no result, or one that could not be delivered."""
     with exits.told(as_json), Client() as client:
         batch = Batches(client).get(batch_id)
-        rate, last = Rate(), {}
+        rate = Rate()
+        last: dict[str, Any] = {}
         with Live(console=show.notes, auto_refresh=False, transient=True) as live:
             for seen in batch.follow(timeout, poll):
                 rate.add(time.monotonic(), seen)

@@ -76,7 +76,8 @@ def submit(
 
 def pairs(metadata: list[str] | None) -> dict[str, str]:
     """NAME=VALUE each."""
-    return dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in metadata or [])
+    parted = (pair.partition("=") for pair in metadata or [])
+    return {name: value for name, _, value in parted}
 
 
 def wait_for(job: Job, bars: Any, as_json: bool, timeout: float | None = None) -> None:

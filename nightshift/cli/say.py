@@ -47,6 +47,8 @@ def say(
     """Speak a text, a file, or a script of several speakers. Prints the job's id."""
     if [text, file, script].count(None) != 2:
         raise typer.BadParameter("give a text, --file or --script, and only one of them")
+    asked = {"sample_rate": rate, "loudness_lufs": loudness}
+    chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     with exits.told(as_json), Client() as client, show.bars() as bars:
         job = client.speak(
             _text(text, file) if script is None else None,
@@ -59,9 +61,7 @@ def say(
             format=format,  # type: ignore[arg-type]
             bitrate_kbps=bitrate,
             idempotency_key=idempotency_key,
-            **{
-                name: value for name, value in (("sample_rate", rate), ("loudness_lufs", loudness)) if value is not None
-            },
+            **chosen,
             priority=priority,
             batch=batch,
             metadata=jobs.pairs(metadata),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ class ConversationEngine:
         self.name, self.language = name, language
         self.version = f"{name}-{language.version}-1"
 
-    def run(self, work: Work) -> Iterator[Event]:
+    def run(self, work: Work) -> Generator[Event, None, None]:
         """Raises `llm_*`, and what the engines that hear and speak raise."""
         yield from _Run(self.name, self.version, work).events()
 
@@ -115,7 +115,7 @@ class _Run:
         yield from self._speak(turn)
         yield from self._results(turn)
 
-    def _hear(self) -> Iterator[Event]:
+    def _hear(self) -> Generator[Event, None, str]:
         """Progress; returns the question."""
         assert self._recording is not None
         hearing = self._params.transcription
@@ -140,7 +140,7 @@ class _Run:
                 hint="Record it again, closer to the microphone; or send it as text.",
                 pointer="/input",
             )
-        return text  # type: ignore[return-value]
+        return text
 
     def _answer(self, question: str) -> Turn:
         params, work = self._params, self._work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -56,7 +57,7 @@ class LocalModel:
                 f"The conversation has {length} tokens, and {max_tokens} are asked for; the model holds {room}.",
                 hint="Ask for fewer `max_tokens` or `history_turns`, or a shorter question.",
             )
-        drawn = {} if temperature is None else {"do_sample": temperature > 0}
+        drawn: dict[str, Any] = {} if temperature is None else {"do_sample": temperature > 0}
         if temperature:
             drawn["temperature"] = temperature
         seed = int.from_bytes(hashlib.sha256(repr(chat).encode()).digest()[:8], "big") >> 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b"\x1a\x45\xdf\xa3", b"caff", b".snd", b"riff")
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
@@ -74,6 +74,6 @@ def mp3_has_frame_count(path: Path) -> bool:
     return any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _unpack(file: BinaryIO, layout: str) -> tuple | None:
+def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...] | None:
     body = file.read(struct.calcsize(layout))
     return struct.unpack(layout, body) if len(body) == struct.calcsize(layout) else None

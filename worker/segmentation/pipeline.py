@@ -10,7 +10,7 @@ import json
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -44,7 +44,7 @@ class SegmentationEngine:
         self.name = segmenter.name
         self.version = f"{segmenter.version}+images-{PIPELINE_VERSION}"
 
-    def run(self, work: Work) -> Iterator[Event]:
+    def run(self, work: Work) -> Generator[Event, None, None]:
         """Work.params are SegmentationParams. Raises what decoding and the segmenter raise, `invalid_prompt`, and
         `storage_failed` for an earlier image's file that is not what it should be."""
         yield from _Run(self, work).events()

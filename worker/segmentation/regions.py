@@ -90,8 +90,8 @@ def _merged(labels: np.ndarray, colours: np.ndarray, smallest: int, check: Check
         small = sizes < smallest
         if not small.any() or sizes.size == 1:
             return labels
-        means = np.stack([np.bincount(labels.ravel(), colours[..., i].ravel()) for i in range(3)], axis=1)
-        means /= sizes[:, None]
+        sums = np.stack([np.bincount(labels.ravel(), colours[..., i].ravel()) for i in range(3)], axis=1)
+        means = sums / sizes[:, None]
         one, other = _neighbours(labels)
         from_small = small[one]
         one, other = one[from_small], other[from_small]

@@ -50,7 +50,7 @@ class SeparationEngine:
         """See `worker.engine.Sharing`."""
         return self.separator.shares
 
-    def run(self, work: Work) -> Iterator[Event]:
+    def run(self, work: Work) -> Generator[Event, None, None]:
         """The events of `steps`, what is wanted computed by itself."""
         return alone(self.steps(work))
 

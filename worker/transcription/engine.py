@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -49,7 +49,7 @@ class TranscriptionEngine:
         self.version = f"{self.name}-{digest[:16]}-1"
         self.model = Model(self.name, folder, device)
 
-    def run(self, work: Work) -> Iterator[Event]:
+    def run(self, work: Work) -> Generator[Event, None, None]:
         """Raises `engine_unsupported` for a language the model does not know, and what decoding raises."""
         yield from _Run(self, work).events()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import cast
 
@@ -41,7 +41,7 @@ class SpeechEngine:
         self.name = synthesizer.name
         self.version = f"{synthesizer.version}+pieces-{PIPELINE_VERSION}"
 
-    def run(self, work: Work) -> Iterator[Event]:
+    def run(self, work: Work) -> Generator[Event, None, None]:
         """Closing the iterator stops the synthesizer and removes what is not finished.
 
         Work.params are TtsParams; the text may be the job's source instead. Raises what `written` and the synthesizer
@@ -134,7 +134,7 @@ class _Run:
                 yield BlockDone(index, len(self._script.pieces), files)
             yield from self._tell()
 
-    def _spoken(self, group: Group) -> Iterator[Event]:
+    def _spoken(self, group: Group) -> Generator[Event, None, list[Take]]:
         """Progress; returns the takes."""
         lines = [self._line(self._script.pieces[index]) for index in group.pieces]
         own = sum(len(line.text) for line in lines)
@@ -144,7 +144,7 @@ class _Run:
                 try:
                     share = next(steps)
                 except StopIteration as ended:
-                    return cast("list[Take]", ended.value)  # type: ignore[return-value]
+                    return cast("list[Take]", ended.value)
                 finally:
                     self._compute_seconds += time.monotonic() - began
                 yield from self._tell(share * own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -51,7 +51,7 @@ class ExcerptEngine:
     def close(self) -> None:
         pass
 
-    def run(self, work: Work) -> Iterator[Event]:
+    def run(self, work: Work) -> Generator[Event, None, None]:
         """Raises `too_short`, `too_long`, `no_speech` and what decoding raises."""
         params = cast(VoiceParams, work.params)
         yield Progress("listen", 0, 1, "recording")

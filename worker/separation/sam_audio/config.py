@@ -124,7 +124,7 @@ class SamAudioConfig:
 
 def parse(values: Mapping[str, Any]) -> SamAudioConfig:
     """The configuration of a checkpoint. Raises `weights_invalid` for members that would make it another network."""
-    parts = {
+    parts: dict[str, Any] = {
         "audio_codec": _part(CodecConfig, values, "audio_codec"),
         "text_encoder": _part(TextConfig, values, "text_encoder"),
         "transformer": _part(TransformerConfig, values, "transformer"),
@@ -166,7 +166,9 @@ def _part(kind: type[Part], values: Mapping[str, Any], name: str) -> Part:
     unknown = sorted(set(given) - known - kind.ignored)
     if unknown:
         raise _invalid(f"{name} has members this network does not know: {', '.join(unknown)}")
-    kept = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in known}
+    kept: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in known
+    }
     return kind(**kept)
 
 

@@ -28,7 +28,7 @@ def weight(seed: int, name: str, shape: Sequence[int]) -> Tensor:
     """One tensor, float32: scaled so that signals keep their size through the network, gates half open."""
     size = tuple(shape)
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
-    drawn = rng.standard_normal(size).astype(np.float32)
+    drawn: np.ndarray = rng.standard_normal(size).astype(np.float32)
     leaf = name.rpartition(".")[2]
     if leaf == "gate":
         drawn = np.full(size, 0.5, np.float32)

@@ -21,8 +21,8 @@ DECODE_RIGHT = 8
 """In latent frames."""
 
 PIECE = 250
-"""Frames that are computed at a time: ten seconds. Decoding one row of them takes about 400 MB on a CPU, where layers are
-computed in stretches (`tiles`), and a gigabyte on a card."""
+"""Frames that are computed at a time: ten seconds. Decoding one row of them takes 400 MB on a CPU, where layers run
+a stretch at a time (`tiles`), and a gigabyte on a card."""
 
 
 @dataclass(frozen=True)
