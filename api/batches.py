@@ -27,7 +27,7 @@ from common.errors import NightshiftError
 from common.jobs import batch_query, outlook, steering, transfers
 from common.jobs.batch import Batch, BatchState, OnError
 from common.jobs.outlook import Outlook
-from common.params.batch import BatchRequest, BatchWork
+from common.params.batch import BatchChange, BatchRequest, BatchWork
 from common.states import State
 from common.windows import Windows
 
@@ -257,6 +257,24 @@ def pause_batch(batch_id: str) -> Any:
 def resume_batch(batch_id: str) -> Any:
     """It goes on when its window is open; also a batch that a failed item stopped."""
     return _steer(batch_id, steering.resume)
+
+
+@resource.operation(
+    "PATCH",
+    "/v1/batches/{batch_id}",
+    "Change a batch",
+    scope=Scope.WRITE,
+    body=BatchChange,
+    answers={200: Answer("The batch", schemas.Batch)},
+    errors=("invalid_window", "state_conflict"),
+)
+def change_batch(batch_id: str, body: BatchChange) -> Any:
+    """Another window, deadline or share, from now on: where the new window is closed, what runs yields at its next
+    block. Only while it is active or paused."""
+    values = body.model_dump(include=body.model_fields_set)
+    if "window" in values:
+        values["window"] = str(body.window) if body.window is not None else None
+    return _steer(batch_id, lambda tx, one: steering.change(tx, one, values))
 
 
 @resource.operation(

@@ -209,6 +209,11 @@ class Batch:
     def resume(self) -> Batch:
         return self._steer("resume")
 
+    def change(self, **members: Any) -> Batch:
+        """Another `window`, `deadline` or `weight` from now on, as the API takes them; None: no window, no deadline."""
+        self.body = self._client.transport.call("PATCH", f"/v1/batches/{self.id}", body=members)
+        return self
+
     def cancel(self) -> Batch:
         return self._steer("cancel")
 

@@ -6,7 +6,7 @@ finds a batch half-way goes on with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,24 @@ def resume(tx: Tx, batch_id: str) -> Batch:
         return batch
     _require(batch, BatchState.PAUSED)
     return tally.reopen(tx, batch, BatchReason.RESUMED)
+
+
+def change(tx: Tx, batch_id: str, values: Mapping[str, Any]) -> Batch:
+    """Sets any of window (as text, or None), deadline and weight. Raises `state_conflict`.
+
+    A window opens or closes the batch at once. What is known of a deadline's risk is forgotten with the deadline.
+    """
+    batch = _locked(tx, batch_id)
+    _require(batch, BatchState.ACTIVE, BatchState.PAUSED)
+    changed = {**values, "updated_at": tx.now()}
+    if "deadline" in values:
+        changed |= {"risk": None, "risk_at": None}
+    if "window" in values and batch.state is BatchState.ACTIVE:
+        opened = gate.at(values["window"], tx.instant())
+        changed |= {"open_until": opened.open_until, "changes_at": opened.changes_at}
+    row = tx.execute(update(batches).where(batches.c.id == batch_id).values(changed).returning(batches)).one()
+    queueing.recall(tx)
+    return Batch.from_row(row)
 
 
 def cancel(tx: Tx, batch_id: str) -> Batch:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from common.engines import EngineSpec, Kind, Lane, lookup
 
@@ -60,6 +60,18 @@ class Callback(Strict):
     url: str = Field(max_length=2048, pattern=r"^https?://[^/\s]+", description="Gets a signed POST when the job ends")
 
 
+def _instant(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("give the deadline a time zone, Z or +02:00 for instance")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the deadline lies outside the calendar") from error
+
+
+Deadline = Annotated[datetime, AfterValidator(_instant)]
+"""An instant; kept in UTC."""
+
 Metadata = dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]]
 
 
@@ -81,7 +93,7 @@ class Request(Strict):
     metadata: Metadata = Field(
         default_factory=dict, max_length=32, description="Kept with the job and sent with its callback"
     )
-    deadline: datetime | None = Field(None, description="The job expires if it has not started by then")
+    deadline: Deadline | None = Field(None, description="The job expires if it has not started by then")
     cache: bool = Field(
         True,
         description="Whether the result may be taken over from an earlier job of the key with the same content, "
@@ -94,16 +106,6 @@ class Request(Strict):
         description="Named parameters, `name` or `name@version`: what the request does not say itself comes from "
         "there, and the version is kept with the job",
     )
-
-    @field_validator("deadline")
-    @classmethod
-    def _aware(cls, value: datetime | None) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            raise ValueError("give the deadline a time zone, Z or +02:00 for instance")
-        try:
-            return value.astimezone(UTC) if value else None
-        except OverflowError as error:
-            raise ValueError("the deadline lies outside the calendar") from error
 
     def sources(self) -> dict[str, Input]:
         """The media the job reads, in its order, each by the JSON pointer to where the request names it."""

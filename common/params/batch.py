@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
@@ -15,7 +15,7 @@ from common.errors import NightshiftError
 from common.globs import EXAMPLE, MAX_PATTERN, Selection
 from common.jobs.batch import OnError
 from common.naming import Template
-from common.params.base import Callback, Input, Metadata, Strict
+from common.params.base import Callback, Deadline, Input, Metadata, Strict
 from common.windows import Windows
 
 MAX_ITEMS_INLINE = 1000
@@ -137,7 +137,7 @@ class BatchWork(Strict):
     cache: bool = Field(True, description="Whether jobs may take over results that earlier ones have computed")
     job_callback: Callback | None = Field(None, description="Told of the end of every job")
     window: Windows | None = Field(None, description="When its jobs may run; left out: at any time")
-    deadline: datetime | None = Field(None, description="When it should be done: warned of, never enforced")
+    deadline: Deadline | None = Field(None, description="When it should be done: warned of, never enforced")
     on_error: OnError = Field(OnError.SKIP, description="Whether a wrong item, or one that fails, stops the batch")
     weight: float = Field(1.0, gt=0, le=1000, description="Share among the batches of the key")
     naming: str | None = Field(None, max_length=300, description="Template of the results' names")
@@ -147,16 +147,6 @@ class BatchWork(Strict):
     )  # fmt: skip
     callback: BatchCallback | None = None
     deliver: Deliver | None = Field(None, description="Also copies the results into a bucket; left out: they stay here")
-
-    @field_validator("deadline")
-    @classmethod
-    def _aware(cls, value: datetime | None) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            raise ValueError("give the deadline a time zone, Z or +02:00 for instance")
-        try:
-            return value.astimezone(UTC) if value else None
-        except OverflowError as error:
-            raise ValueError("the deadline lies outside the calendar") from error
 
     @field_validator("naming")
     @classmethod
@@ -185,6 +175,20 @@ class BatchRequest(BatchWork):
             if len(given) != 1:
                 raise ValueError("give exactly one of items, manifest, s3, rss")
         return value
+
+
+class BatchChange(Strict):
+    """What is to be another way from now on; what is not named stays."""
+
+    window: Windows | None = Field(None, description="When its jobs may run; null: at any time")
+    deadline: Deadline | None = Field(None, description="When it should be done; null: whenever")
+    weight: float = Field(1.0, gt=0, le=1000, description="Share among the batches of the key")
+
+    @model_validator(mode="after")
+    def _something(self) -> BatchChange:
+        if not self.model_fields_set:
+            raise ValueError("give at least one of window, deadline, weight")
+        return self
 
 
 class ScheduleRequest(Strict):

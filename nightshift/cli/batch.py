@@ -1,4 +1,4 @@
-"""Commands about batches: plan, start, list, show, watch, pause, resume, cancel, retry-failed, errors, download."""
+"""Commands about batches: planned, started, looked at, steered, and their results saved."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def add_to(app: typer.Typer) -> None:
     batch_app.command("list")(list_batches)
     batch_app.command("retry-failed")(retry_failed)
     batch_app.command("show")(show_batch)
-    for command in (watch, pause, resume, cancel, errors, download):
+    for command in (watch, pause, resume, change, cancel, errors, download):
         batch_app.command()(command)
     app.add_typer(batch_app, name="batch")
 
@@ -244,6 +244,20 @@ def pause(batch_id: BatchId, as_json: AsJson = False) -> None:
 def resume(batch_id: BatchId, as_json: AsJson = False) -> None:
     """Let a paused batch go on."""
     _steer(batch_id, as_json, lambda batch: batch.resume())
+
+
+def change(
+    batch_id: BatchId,
+    window: Annotated[str | None, typer.Option(help="When it may run from now on; 'always': at any time.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="When it should be done; 'none': whenever.")] = None,
+    weight: Annotated[float | None, typer.Option(min=0.01, help="Share among your batches.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a batch another window, deadline or share, from now on."""
+    asked = present({"window": window, "deadline": deadline, "weight": weight})
+    nothing = {"window": "always", "deadline": "none"}
+    members = {name: None if nothing.get(name) == value else value for name, value in asked.items()}
+    _steer(batch_id, as_json, lambda batch: batch.change(**members))
 
 
 def cancel(batch_id: BatchId, as_json: AsJson = False) -> None:

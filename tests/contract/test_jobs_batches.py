@@ -11,9 +11,11 @@ from sqlalchemy import select, update
 
 from common.db import processes
 from common.db.engine import Database, SimulatedClock
+from common.db.tables import batches as batch_rows
 from common.db.tables import callbacks, taken_items
 from common.db.tables import jobs as job_rows
 from common.errors import NightshiftError
+from common.forecast import Risk
 from common.jobs import batch_query, batches, claiming, events, finish, queueing, running, steering, submit
 from common.jobs.batch import Batch, BatchReason, BatchState, OnError
 from common.jobs.batches import Entry, IntakeLost
@@ -245,6 +247,46 @@ def test_resumed_outside_its_window_it_still_waits_for_it(database: Database) ->
     assert (resumed.open_until, resumed.changes_at) == (None, EVENING + timedelta(hours=1))
 
 
+def test_another_window_counts_at_once(database: Database) -> None:
+    database.clock = SimulatedClock(EVENING + timedelta(hours=2))
+    batch = made(database, new_key(database), 2, window=NIGHTLY)
+    job = start(database)
+    assert job is not None
+    with database.write() as tx:
+        queueing.fill(tx, "cpu", 2, LEASE)
+        closed = steering.change(tx, batch.id, {"window": "12:00-13:00 UTC"})
+        assert (closed.window, closed.open_until) == ("12:00-13:00 UTC", None)
+        assert closed.changes_at is not None
+        assert running.orders(tx, job.lease, "w1", ["cpu"], LEASE).yield_for is Reason.WINDOW_CLOSED
+        running.give_back(tx, job.lease, Reason.WINDOW_CLOSED)
+    assert _states(database, batch.id) == [State.WAITING] * 2
+    assert start(database) is None
+    with database.write() as tx:
+        opened = steering.change(tx, batch.id, {"window": None, "weight": 3.0})
+    assert (opened.window, opened.changes_at, opened.weight) == (None, None, 3.0)
+    assert start(database) is not None
+
+
+def test_a_paused_batch_finds_its_new_window_when_it_is_resumed(database: Database) -> None:
+    database.clock = SimulatedClock(EVENING)
+    batch = made(database, new_key(database), 1)
+    with database.write() as tx:
+        steering.pause(tx, batch.id)
+        changed = steering.change(tx, batch.id, {"window": NIGHTLY})
+        assert (changed.state, changed.open_until, changed.changes_at) == (BatchState.PAUSED, None, None)
+        resumed = steering.resume(tx, batch.id)
+    assert (resumed.open_until, resumed.changes_at) == (None, EVENING + timedelta(hours=1))
+
+
+def test_what_was_told_of_a_deadline_goes_with_it(database: Database) -> None:
+    batch = made(database, new_key(database), 1)
+    with database.write() as tx:
+        tx.execute(update(batch_rows).where(batch_rows.c.id == batch.id).values(risk=Risk.LATE, risk_at=tx.now()))
+        assert steering.change(tx, batch.id, {"weight": 2.0}).risk is Risk.LATE
+        changed = steering.change(tx, batch.id, {"deadline": EVENING})
+    assert (changed.deadline, changed.risk, changed.risk_at) == (EVENING, None, None)
+
+
 def test_cancelled_at_once_and_by_its_workers(database: Database) -> None:
     batch = made(database, new_key(database), 5, callback={"url": RECEIVER})
     job = start(database)
@@ -366,7 +408,9 @@ def test_the_first_failure_stops_a_batch_that_asked_for_it(database: Database) -
     assert start(database) is not None
 
 
-@pytest.mark.parametrize("verb", [steering.pause, steering.resume])
+@pytest.mark.parametrize(
+    "verb", [steering.pause, steering.resume, lambda tx, batch_id: steering.change(tx, batch_id, {"weight": 2.0})]
+)
 def test_steering_what_is_over_is_refused(database: Database, verb: Any) -> None:
     batch = made(database, new_key(database), 0)
     with pytest.raises(NightshiftError, match="state_conflict"), database.write() as tx:

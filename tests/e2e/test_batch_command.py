@@ -152,6 +152,15 @@ def test_outside_its_window_a_batch_waits_and_can_be_steered(up: Up, tmp_path: P
     for words in (batch["id"], "waits for its window, 0 of 3 done, 1 rejected", "podcast-voice@1, rnnoise", window):
         assert words in shown, shown
     assert up.command("batch", "show", batch["id"], "--json").json["counts"] == batch["counts"]
+    changed = up.command(
+        "batch", "change", batch["id"], "--weight", 3, "--deadline", "2031-01-01T08:00+01:00", "--json"
+    )
+    assert (changed.json["weight"], changed.json["deadline"], changed.json["window"]) == (
+        3.0, "2031-01-01T07:00:00Z", batch["window"],
+    )  # fmt: skip
+    assert up.command("batch", "change", batch["id"], "--deadline", "none", "--json").json["deadline"] is None
+    assert "window" in up.command("batch", "change", batch["id"], "--window", "soon", status=3).err
+    up.command("batch", "change", batch["id"], status=3)
     assert "paused" in up.command("batch", "pause", batch["id"]).out
     assert "waits for its window" in up.command("batch", "resume", batch["id"]).out
     assert "cancelled, 0 of 3 done, 3 cancelled, 1 rejected" in up.command("batch", "cancel", batch["id"]).out

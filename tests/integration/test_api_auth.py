@@ -28,6 +28,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/voices/{voice_id}"): {"name": "Eve", "transcript": "Other words."},
     ("POST", "/v1/jobs/bulk"): {"action": "cancel", "filter": {"batch": "none"}},
     ("POST", "/v1/batches"): {"preset": "podcast-voice", "items": [{"input": "https://media.example/a.wav"}]},
+    ("PATCH", "/v1/batches/{batch_id}"): {"weight": 2.0},
     ("PUT", "/v1/presets/{name}"): {"params": {"seed": 1}},
     ("POST", "/v1/schedules"): SCHEDULE,
     ("PUT", "/v1/schedules/{schedule_id}"): SCHEDULE,

@@ -172,6 +172,30 @@ def test_a_plan_makes_nothing(api: Api) -> None:
     assert api.me.get("/v1/jobs").json["items"] == []
 
 
+def test_a_batch_gets_another_window_deadline_and_share(api: Api) -> None:
+    now = datetime.now(UTC)
+    later = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M} UTC"
+    batch = _start(api.me, items=[{"input": "https://media.example/1.mp3"}], window=later)
+    address = f"/v1/batches/{batch['id']}"
+    assert not batch["open"]
+    opened = api.me.patch(address, json={"window": None, "weight": 2})
+    assert (opened.status_code, opened.json["open"], opened.json["window"]) == (200, True, None), opened.text
+    (job,) = api.me.get(f"{address}/items").json["items"]
+    assert job["state"] == "queued"
+    changed = api.me.patch(address, json={"window": later, "deadline": "2031-01-01T08:00:00+01:00"}).json
+    assert (changed["open"], changed["weight"], changed["deadline"]) == (False, 2, "2031-01-01T07:00:00Z")
+    (job,) = api.me.get(f"{address}/items").json["items"]
+    assert (job["state"], job["reason"]) == ("waiting", "window_closed")
+    for body, pointer in (
+        ({}, ""), ({"window": "at night"}, "/window"), ({"deadline": "2031-01-01T08:00:00"}, "/deadline"),
+        ({"weight": 0}, "/weight"), ({"weight": None}, "/weight"), ({"name": "x"}, "/name"),
+    ):  # fmt: skip
+        refused = api.me.patch(address, json=body)
+        assert (refused.status_code, refused.json["pointer"]) == (422, pointer), refused.text
+    assert api.me.post(f"{address}/cancel").status_code == 200
+    assert api.me.patch(address, json={"weight": 1}).json["code"] == "state_conflict"
+
+
 def test_outside_the_window_nothing_is_released(api: Api) -> None:
     now = datetime.now(UTC)
     window = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M} UTC"
