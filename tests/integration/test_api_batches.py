@@ -527,6 +527,7 @@ def test_a_preset_that_no_request_could_use_is_refused(
     "work",
     [
         {"params": {"seed": 1}},
+        {"params": {"prompts": ["a dog"]}},
         {"engine": "sam-audio-base", "params": {"quality": "draft"}},
         {"kind": "tts", "engine": "espeak", "params": {"speed": 1.5}},
         {"kind": "segmentation", "params": {"automatic": {}}},
