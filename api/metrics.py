@@ -64,6 +64,7 @@ class QueueFigures(Collector):
             ended = figures.ended(tx, RECENT_SECONDS)
             lost = figures.lost_leases(tx, RECENT_SECONDS)
             outbox = figures.outbox(tx)
+            deliveries = figures.deliveries(tx, RECENT_SECONDS)
             there = [p for p in processes.list_all(tx, self._here.settings.alive_seconds) if p.alive]
             now = tx.instant()
         workers = [process for process in there if process.role == "worker"]
@@ -92,6 +93,15 @@ class QueueFigures(Collector):
             roles.add_metric((role,), sum(process.role == role for process in there))
         yield roles
         yield from _callbacks(outbox)
+        results = GaugeMetricFamily(
+            "nightshift_deliveries",
+            "Results to be delivered into buckets; failed: given up in the last hour",
+            labels=("state",),
+        )
+        results.add_metric(("pending",), deliveries.pending - deliveries.retrying)
+        results.add_metric(("retrying",), deliveries.retrying)
+        results.add_metric(("failed",), deliveries.failed)
+        yield results
 
 
 def _endings(ended: Mapping[tuple[str, str, str], int]) -> Iterator[Metric]:

@@ -99,6 +99,10 @@ class ItemRow {
     bar.hidden = !begun;
     if (begun) showBlocks(bar, job.progress, job.state === "running");
     bar.setAttribute("aria-label", `Blocks of ${nameOf(job)}`);
-    tellOrHide(this.find(".why"), job.error && job.state !== "succeeded" ? errorText(job.error) : "");
+    const succeeded = job.state === "succeeded";
+    tellOrHide(this.find(".why"), job.error && !succeeded ? errorText(job.error) : "");
+    // It has a result, but of what: of a recording that is cut short, for instance.
+    const noted = succeeded ? job.warnings.map((one) => one.message).join(" ") : "";
+    tellOrHide(this.find(".noted"), noted && `Note: ${noted}`);
   }
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import case, func, or_, select
 
 from common.db.engine import Tx
-from common.db.tables import callback_endpoints, callbacks, jobs
+from common.db.tables import callback_endpoints, callbacks, jobs, transfers
 from common.db.types import Timestamp
 
 
@@ -21,6 +21,16 @@ class Outbox:
     late_seconds: float
     failing: int
     disabled: int
+
+
+@dataclass(frozen=True)
+class Deliveries:
+    """Results on their way into buckets. pending: still to be delivered.  retrying: those of them that failed at least
+    once.  failed: given up, of the last seconds that were asked for."""
+
+    pending: int
+    retrying: int
+    failed: int
 
 
 def ended(tx: Tx, within_seconds: float) -> dict[tuple[str, str, str], int]:
@@ -60,3 +70,13 @@ def outbox(tx: Tx) -> Outbox:
     ).one()
     late = (tx.instant() - waiting.next).total_seconds() if waiting.next else 0.0
     return Outbox(waiting.pending, waiting.retrying, max(0.0, late), receivers.failing, receivers.disabled)
+
+
+def deliveries(tx: Tx, within_seconds: float) -> Deliveries:
+    """The state of the copies on their way; of those given up, those of the last `within_seconds`."""
+    waiting = tx.execute(
+        select(func.count().label("pending"), func.count(case((transfers.c.error.is_not(None), 1))).label("retrying"))
+        .where(transfers.c.state == "pending")
+    ).one()  # fmt: skip
+    failed = select(func.count()).where(transfers.c.state == "failed", transfers.c.ended_at > tx.now(-within_seconds))
+    return Deliveries(waiting.pending, waiting.retrying, tx.execute(failed).scalar_one())

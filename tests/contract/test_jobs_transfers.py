@@ -14,7 +14,7 @@ from common.db.engine import Database
 from common.db.tables import batches as batch_rows
 from common.db.tables import callbacks, jobs
 from common.db.tables import transfers as rows
-from common.jobs import finish, sweep, transfers
+from common.jobs import figures, finish, sweep, transfers
 from common.jobs.batch import Batch
 from common.jobs.job import Job
 from common.jobs.transfers import Transfer
@@ -48,6 +48,11 @@ def take(database: Database, limit: int = 10, hold: float = 60.0, **more: Any) -
 def end(database: Database, transfer: Transfer, *, done: bool = True) -> bool:
     with database.write() as tx:
         return transfers.done(tx, transfer, 7) if done else transfers.failed(tx, transfer, ERROR, None)
+
+
+def standing(database: Database) -> figures.Deliveries:
+    with database.read() as tx:
+        return figures.deliveries(tx, 3600.0)
 
 
 def told(database: Database) -> list[str]:
@@ -118,8 +123,10 @@ def test_a_failed_try_waits_and_is_tried_again(database: Database, key_id: str) 
     batch = delivering(database, key_id, 1)
     succeed(database, *batches.items(database, batch.id))
     (first,) = take(database)
+    assert standing(database) == figures.Deliveries(pending=1, retrying=0, failed=0)
     with database.write() as tx:
         assert transfers.failed(tx, first, ERROR, 60.0)
+    assert standing(database) == figures.Deliveries(pending=1, retrying=1, failed=0)
     assert take(database) == []
     with database.write() as tx:
         tx.execute(update(rows).values(next_at=tx.now(-1.0)))
@@ -127,6 +134,15 @@ def test_a_failed_try_waits_and_is_tried_again(database: Database, key_id: str) 
     assert (again.tries, again.error) == (2, ERROR)
     assert counts(database, batch) == (1, 0, 0)
     assert told(database) == ["batch.finished"]
+    assert end(database, again, done=False)
+    assert standing(database) == figures.Deliveries(pending=0, retrying=0, failed=1)
+    with database.write() as tx:
+        transfers.retry_some(tx, batch.id)
+    assert standing(database) == figures.Deliveries(pending=1, retrying=0, failed=0)
+    assert end(database, *take(database), done=False)
+    with database.write() as tx:
+        tx.execute(update(rows).values(ended_at=LONG_AGO))
+    assert standing(database) == figures.Deliveries(pending=0, retrying=0, failed=0), "told long ago"
 
 
 def test_what_a_deliverer_died_on_goes_to_the_next_and_the_dead_ones_word_counts_no_more(

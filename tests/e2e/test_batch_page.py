@@ -143,6 +143,20 @@ def test_a_feed_is_planned_started_and_looked_at(up: Up, page: Page, preset: str
     assert not said
 
 
+def test_an_item_of_a_recording_that_is_cut_short_says_so(up: Up, page: Page, preset: str, tmp_path: Path) -> None:
+    whole = media.make(tmp_path / "whole.wav", 16_000, 1, 2.0)
+    up.receiver.serve("/cut/whole.wav", Answer(body=whole.read_bytes()))
+    up.receiver.serve("/cut/half.wav", Answer(body=whole.read_bytes()[: whole.stat().st_size // 2]))
+    items = [{"input": up.receiver.url(f"/cut/{name}.wav"), "title": name} for name in ("whole", "half")]
+    batch = Batches(up.client()).start({"name": "cut", "items": items, "preset": preset})
+    said = _enter(up, page, f"#/batches/{batch.id}")
+    expect(_state(page)).to_have_text("finished")
+    notes = page.locator(".items .noted")
+    expect(notes.first).to_be_hidden()
+    expect(notes.last).to_have_text(re.compile(r"^Note: .*1\.0.* s"))
+    assert not said
+
+
 def test_what_is_wrong_is_told_beside_its_field(up: Up, page: Page) -> None:
     _enter(up, page, "#/batches/new")
     page.get_by_label("Feed, or pattern").fill("s3://")

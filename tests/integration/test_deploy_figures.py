@@ -210,6 +210,7 @@ def test_figures_follow_the_service(api: Api) -> None:
     assert full["nightshift_quarantined_workers"] == {(): 1}
     assert full["nightshift_callbacks"] == {(("tried", "no"),): 2, (("tried", "yes"),): 0}
     assert full["nightshift_late_callback_seconds"][()] >= 0
+    assert full["nightshift_deliveries"] == {(("state", state),): 0 for state in ("pending", "retrying", "failed")}
 
 
 def test_scaling_counts_the_jobs_that_workers_are_for(postgres_database: Database) -> None:
