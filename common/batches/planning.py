@@ -16,6 +16,7 @@ from common.batches.template import Template
 from common.db import uploads
 from common.errors import NightshiftError
 from common.jobs import batches, outlook, speeds
+from common.jobs.batch import OnError
 from common.jobs.batches import CHUNK, Entry
 from common.jobs.outlook import Outlook
 from common.jobs.speeds import Lane
@@ -81,7 +82,7 @@ def plan(intake: Intake, key_id: str, request: BatchWork, body: BinaryIO | None 
                 assert entry.request is not None
                 wanted.add(entry.request, found.seconds)
     made.skipped += harvest.skipped
-    made.starts = not made.rejected or request.on_error != "stop"
+    made.starts = not made.rejected or request.on_error is not OnError.STOP
     if request.deliver is not None and made.names:
         made.target = request.deliver.to + made.names[0]
     _window(made, intake, request)

@@ -88,7 +88,8 @@ def change(tx: Tx, batch_id: str, values: Mapping[str, Any]) -> Batch:
         opened = gate.at(values["window"], tx.instant())
         changed |= {"open_until": opened.open_until, "changes_at": opened.changes_at}
     row = tx.execute(update(batches).where(batches.c.id == batch_id).values(changed).returning(batches)).one()
-    queueing.recall(tx)
+    if "window" in values:
+        queueing.recall(tx)
     return Batch.from_row(row)
 
 
