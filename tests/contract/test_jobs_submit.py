@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select
 
 from common.db.engine import Database
-from common.db.tables import jobs
 from common.errors import NightshiftError
 from common.jobs import finish, queueing, submit
 from common.jobs.job import Job
@@ -115,14 +113,13 @@ def test_an_idempotency_key_answers_for_a_job_that_has_ended(database: Database)
 def test_quota_counts_what_is_unfinished(database: Database, quota: int) -> None:
     key_id, other = new_key(database, max_waiting=quota), new_key(database)
     states = [State.WAITING, State.QUEUED, State.RUNNING][:quota]
-    for state in states:
-        brought(database, key_id, state)
+    own = [brought(database, key_id, state) for state in states]
     error = _refused("quota_exceeded", lambda: _submit(database, key_id))
     assert error.retryable
     _submit(database, other)
     if quota:
         with database.write() as tx:
-            finish.cancel(tx, tx.execute(select(jobs.c.id).where(jobs.c.state == State.WAITING)).scalars().first())
+            finish.cancel(tx, own[0].id)
         _submit(database, key_id)
 
 
