@@ -18,11 +18,12 @@ _PATTERN_BYTES = 1 << 20
 
 
 class Why(StrEnum):
-    """Why an item of a feed is left out."""
+    """Why an item of a feed is left out. CUT: the feed ends in the middle of it, or of what should follow."""
 
     NO_ENCLOSURE = "no_enclosure"
     NOT_AUDIO = "not_audio"
     BAD_URL = "bad_url"
+    CUT = "cut"
     DUPLICATE = "duplicate_guid"
     KNOWN = "taken_before"
     NO_DATE = "no_date"
@@ -74,12 +75,11 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Feed:
-    """In the order of the feed. well_formed: False where the parser had to guess."""
+    """In the order of the feed."""
 
     show: str
     episodes: tuple[Episode, ...]
     skipped: tuple[Skipped, ...]
-    well_formed: bool
 
 
 class Wanted(BaseModel):
@@ -134,7 +134,6 @@ def select(feed: Feed, wanted: Wanted, known: Collection[str] = ()) -> Feed:
         feed.show,
         tuple(episode for episode in kept if episode.position not in reasons),
         tuple(sorted((*feed.skipped, *skipped), key=lambda one: one.position)),
-        feed.well_formed,
     )
 
 

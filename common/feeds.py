@@ -31,9 +31,13 @@ MAX_BYTES_TOLERATED = 4_000_000
 _MAX_ELEMENTS = 1_000_000
 _MAX_DEPTH = 100
 _MAX_TEXT = 1000
+_MAX_TAIL = 4000
 _MAX_URL = 4096  # as an input's
 
 _AUDIO = (".mp3", ".m4a", ".m4b", ".aac", ".ogg", ".oga", ".opus", ".flac", ".wav", ".mp4", ".m4v", ".mov", ".webm")
+_OPENED = re.compile(rb"<(?:\w+:)?(?:item|entry)(?:\s[^<>]*)?>", re.IGNORECASE)
+_CLOSED = re.compile(rb"</(?:\w+:)?(?:item|entry)\s*>", re.IGNORECASE)
+_ENDED = re.compile(rb"</(?:\w+:)?(?:rss|feed|rdf)\s*>", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,3}):)?(\d{1,7})(?:\.\d+)?", re.ASCII)
 
 
@@ -49,10 +53,13 @@ def read(data: bytes, url: str = "") -> Feed:
     if len(found.entries) > MAX_EPISODES:
         raise _too_many()
     show = _text(found.feed.get("title"))
+    entries, cut = list(found.entries), not well_formed and _is_cut(data)
+    if cut and _ends_inside_an_item(data):
+        entries.pop()  # of whose title or address a part may be missing
     episodes: list[Episode] = []
     skipped: list[Skipped] = []
     guids: set[str] = set()
-    for position, entry in enumerate(found.entries, 1):
+    for position, entry in enumerate(entries, 1):
         episode = _episode(entry, position, show, url)
         if isinstance(episode, Episode) and episode.guid in guids:
             episode = Skipped(position, episode.guid, episode.title, Why.DUPLICATE)
@@ -61,7 +68,9 @@ def read(data: bytes, url: str = "") -> Feed:
         else:
             guids.add(episode.guid)
             episodes.append(episode)
-    return Feed(show, tuple(episodes), tuple(skipped), well_formed)
+    if cut:
+        skipped.append(Skipped(len(entries) + 1, "", "the end of the feed", Why.CUT))
+    return Feed(show, tuple(episodes), tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,22 @@ def _examine(data: bytes) -> bool:
     except (expat.ExpatError, ValueError, LookupError):
         return False  # ValueError, LookupError: an encoding that expat does not read
     return True
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether what is not well-formed lacks its end too. A document at fault elsewhere has an end."""
+    return not _ENDED.search(_narrow(data[-_MAX_TAIL:]))
+
+
+def _ends_inside_an_item(data: bytes) -> bool:
+    narrow = _narrow(data)
+    opened, closed = (max((one.start() for one in mark.finditer(narrow)), default=-1) for mark in (_OPENED, _CLOSED))
+    return opened > closed
+
+
+def _narrow(data: bytes) -> bytes:
+    """Tags in UTF-16 as they are in encodings of one byte."""
+    return data.replace(b"\0", b"")
 
 
 def _episode(entry: Any, position: int, show: str, base: str) -> Episode | Skipped:

@@ -13,6 +13,7 @@ from common.db import migrate, processes
 from common.db.engine import Database
 from common.engines import REGISTRY
 from common.errors import NightshiftError
+from common.jobs import figures
 from common.settings import Settings
 from common.storage import open_store
 from nightshift.errors import NightshiftClientError
@@ -35,7 +36,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("database", database),
         ("broker", broker),
         ("storage", storage),
+        ("buckets", buckets),
         ("processes", crew),
+        ("deliveries", deliveries),
         ("engines", engines),
         ("language model", language_model),
         ("api", api),
@@ -91,6 +94,32 @@ def storage(settings: Settings) -> Iterator[Finding]:
     yield Finding("storage", "ok", where)
 
 
+def buckets(settings: Settings) -> Iterator[Finding]:
+    """Those of others: whether inputs can be found in them, and results written into them."""
+    if not settings.s3_input_buckets and not settings.s3_output_buckets:
+        return
+    # boto3 is only needed here; the embedded stack does without.
+    from common.storage.s3_inputs import S3Inputs
+    from common.storage.s3_outputs import S3Outputs
+
+    inputs, outputs = S3Inputs(settings), S3Outputs(settings, open_store(settings))
+
+    def listed(bucket: str) -> None:
+        next(iter(inputs.lister(bucket).list("")), None)
+
+    for use, names, tried in (
+        ("inputs", settings.s3_input_buckets, listed), ("results", settings.s3_output_buckets, outputs.check)
+    ):  # fmt: skip
+        for bucket in names:
+            part, where = f"bucket for {use}", f"s3://{bucket}"
+            try:
+                tried(bucket)
+            except NightshiftError as error:
+                yield Finding(part, "problem", f"{where}: {error.detail}", error.hint)
+            else:
+                yield Finding(part, "ok", where)
+
+
 def crew(settings: Settings) -> Iterator[Finding]:
     opened = Database(settings.database, pool_size=1)
     try:
@@ -126,6 +155,25 @@ def crew(settings: Settings) -> Iterator[Finding]:
             else:
                 doing = f", runs {', '.join(process.job_ids)}" if process.job_ids else ""
                 yield Finding(role, "ok", f"{process.name} on {process.host}{doing}")
+
+
+def deliveries(settings: Settings) -> Iterator[Finding]:
+    """Results that were to be copied into buckets, of the last day."""
+    opened = Database(settings.database, pool_size=1)
+    try:
+        with opened.read() as tx:
+            found = figures.deliveries(tx, 86400.0)
+    except SQLAlchemyError:
+        return
+    finally:
+        opened.dispose()
+    if found.failed:
+        says = f"results that could not be copied into their bucket in the last day: {found.failed}"
+        mend = "nightshift batch errors BATCH says why; nightshift batch retry-failed BATCH tries again."
+        yield Finding("deliveries", "warning", says, mend)
+    if found.retrying:
+        says = f"copies that failed and are tried again: {found.retrying} of {found.pending} on their way"
+        yield Finding("deliveries", "warning", says, "Look at the deliverer's log.")
 
 
 def engines(settings: Settings) -> Iterator[Finding]:

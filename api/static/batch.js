@@ -2,6 +2,7 @@
 
 import { showParts } from "./bar.js";
 import { showRisk, showState } from "./batches.js";
+import { Change } from "./change.js";
 import { call, save } from "./client.js";
 import { facts, made, tell, tellOrHide } from "./dom.js";
 import { Failures } from "./failures.js";
@@ -30,14 +31,16 @@ export class BatchView {
       page.notice,
     );
     for (const verb of this.element.querySelectorAll("[data-verb]")) {
-      verb.onclick = () => (verb.dataset.verb === "cancel" ? this.#ask() : this.#steer(verb));
+      const asked = { cancel: () => this.#ask(), change: () => this.change.open(this.batch) }[verb.dataset.verb];
+      verb.onclick = asked ?? (() => this.#steer(verb));
     }
     for (const file of this.element.querySelectorAll("[data-file]")) file.onclick = () => this.#save(file);
+    this.change = new Change(this.find(".change"), this.path, page, () => this.watch.now());
     this.find(".sure").onclick = () => {
-      this.find("dialog").close();
+      this.find(".ending").close();
       this.#steer(this.find('[data-verb="cancel"]'));
     };
-    this.find(".back-out").onclick = () => this.find("dialog").close();
+    this.find(".ending .back-out").onclick = () => this.find(".ending").close();
   }
 
   open() {
@@ -46,7 +49,7 @@ export class BatchView {
   }
 
   close() {
-    this.find("dialog").close();
+    for (const dialog of this.element.querySelectorAll("dialog")) dialog.close();
     this.watch.stop();
   }
 
@@ -87,6 +90,7 @@ export class BatchView {
     const { batch } = this;
     facts(this.find(".facts"), [
       ["Window", batch.window ?? "at any time"],
+      ["Deadline", batch.deadline && clock(batch.deadline)],
       ["Source", sourceOf(batch)],
       ["Preset", batch.preset],
       ["Engine", batch.engine],
@@ -102,12 +106,12 @@ export class BatchView {
     const { waiting, queued, running } = this.batch.counts;
     const left = count(waiting + queued + running, "item");
     tell(this.find(".left"), `${left} without a result will be cancelled. What is done stays.`);
-    this.find("dialog").showModal();
+    this.find(".ending").showModal();
   }
 
   async #steer(verb) {
     if (this.busy) return;
-    const refusal = this.find(".refusal");
+    const refusal = this.find(".whole .refusal");
     tellOrHide(refusal, "");
     this.busy = true;
     try {

@@ -71,6 +71,7 @@ export function allowed(batch) {
   return {
     pause: batch.state === "active",
     resume: batch.state === "paused",
+    change: batch.state === "active" || batch.state === "paused",
     "retry-failed": failed + expired > 0 && ["active", "paused", "finished", "cancelled"].includes(batch.state),
     cancel: !isOver(batch) && batch.state !== "cancelling",
   };

@@ -2,6 +2,7 @@
 
 import { call, unique } from "./client.js";
 import { made, tell, tellOrHide } from "./dom.js";
+import { Fields } from "./fields.js";
 import { Plan } from "./plan.js";
 import { toBatch } from "./route.js";
 
@@ -20,6 +21,7 @@ export class StartView {
     [this.element, this.find] = made("start-view");
     this.page = page;
     this.form = this.find("form");
+    this.fields = new Fields(this.find, FIELDS);
     this.plan = new Plan(this.find(".plan"));
     this.form.onsubmit = (event) => {
       event.preventDefault();
@@ -63,7 +65,7 @@ export class StartView {
     // What was planned is no longer what would be started.
     this.#round += 1;
     this.plan.hide();
-    this.#mark(field.id, "");
+    this.fields.mark(field.id, "");
     tellOrHide(this.find(".refusal"), "");
     if (field.id === "preset") this.#describePreset();
   }
@@ -84,7 +86,8 @@ export class StartView {
 
   async #send(dry) {
     if (this.#busy) return;
-    this.#clear();
+    this.fields.clear();
+    this.page.notice.clear();
     this.#busy = true;
     tell(this.find(".doing"), dry ? "Planning …" : "Starting …");
     const request = this.#request();
@@ -113,27 +116,6 @@ export class StartView {
 
   #refused(error) {
     if (error.code === "unauthenticated") return this.page.notice.complain(error);
-    const others = [];
-    for (const { pointer, detail } of error.places ?? []) {
-      const field = FIELDS[pointer?.split("/")[1]];
-      if (field) this.#mark(field, detail);
-      else others.push(detail);
-    }
-    const placed = this.find("[aria-invalid]");
-    placed?.focus();
-    tellOrHide(this.find(".refusal"), others.join(" ") || (placed ? "" : error.message));
-  }
-
-  #clear() {
-    Object.values(FIELDS).forEach((field) => this.#mark(field, ""));
-    tellOrHide(this.find(".refusal"), "");
-    this.page.notice.clear();
-  }
-
-  #mark(id, wrong) {
-    const field = this.find(`#${id}`);
-    if (wrong) field.setAttribute("aria-invalid", "true");
-    else field.removeAttribute("aria-invalid");
-    tellOrHide(this.find(`#${id}-wrong`), wrong);
+    this.fields.refused(error);
   }
 }

@@ -45,6 +45,13 @@ function day(at, now) {
   return at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year });
 }
 
+// As a field for a local date and time has it, `2026-03-05T22:00`; empty for none.
+export function toField(instant) {
+  if (!instant) return "";
+  const at = new Date(instant);
+  return new Date(at - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+}
+
 // `02:40 to 04:30`, with the day of the later one only where it is another.
 export function clocks(from, to, now = new Date()) {
   const [first, last] = [new Date(from), new Date(to)];

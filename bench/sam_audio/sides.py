@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import resource
 import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -50,8 +50,8 @@ class Side:
 
 def busy() -> float:
     """Processor seconds of all threads of this process, and of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def shipped() -> torch.dtype:

@@ -22,11 +22,15 @@ from common.settings import Settings
 
 _CHUNK = 1 << 16
 # What nobody chose to leave out, and so is told as an error.
-_FAULTS = {Why.NO_ENCLOSURE, Why.NOT_AUDIO, Why.BAD_URL}
+_FAULTS = {Why.NO_ENCLOSURE, Why.NOT_AUDIO, Why.BAD_URL, Why.CUT}
 _SENTENCES = {
     Why.NO_ENCLOSURE: "The episode has no enclosure.",
     Why.NOT_AUDIO: "The episode's enclosure is not audio.",
     Why.BAD_URL: "The address of the episode's enclosure cannot be used.",
+    Why.CUT: (
+        "The feed ends in the middle, so there may be more episodes. Once it is whole, a batch with only_new takes the "
+        "rest."
+    ),
 }
 
 

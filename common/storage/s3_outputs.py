@@ -63,6 +63,13 @@ class S3Outputs:
             if self._look(bucket, key) != wanted:
                 raise NightshiftError("storage_failed", f"What lies at {target} now is not what was sent.")
 
+    def check(self, bucket: str) -> None:
+        """Whether results can be written into the bucket, tried by an upload begun and taken back. Raises
+        `delivery_refused` and `storage_failed`."""
+        with self._coded(bucket):
+            begun = self._client.create_multipart_upload(Bucket=bucket, Key=".nightshift-check")
+            self._client.abort_multipart_upload(Bucket=bucket, Key=".nightshift-check", UploadId=begun["UploadId"])
+
     def _copy(self, output: Mapping[str, Any], bucket: str, key: str) -> None:
         told: dict[str, Any] = {"ContentType": output["content_type"], "Metadata": {DIGEST: output["sha256"]}}
         if self._own_bucket is None:

@@ -80,18 +80,10 @@ def _made(plan: bool) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:  # fmt: skip
         with exits.told(as_json), Client() as client:
-            feed = {
-                "url": rss,
-                "since": since.date().isoformat() if since else None,
-                "until": until.date().isoformat() if until else None,
-                "title": title,
-                "count": count,
-            }
             request = {
                 "name": name,
                 "deadline": deadline,
-                "rss": present(feed) if rss else None,
-                "s3": present({"pattern": s3, "exclude": exclude}) if s3 else None,
+                **origin(rss=rss, since=since, until=until, title=title, count=count, s3=s3, exclude=exclude),
                 **work(
                     preset=preset, engine=engine, prompt=prompt, format=format, window=window, on_error=on_error,
                     naming=naming, only_new=only_new, weight=weight, callback=callback, deliver=deliver,
@@ -122,6 +114,24 @@ def _made(plan: bool) -> Callable[..., None]:
         else "Start a batch. Prints its id."
     )
     return command
+
+
+def origin(
+    *, rss: str | None, since: datetime | None, until: datetime | None, title: str | None, count: int | None,
+    s3: str | None, exclude: list[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The feed or the bucket that the items of a batch come from, as the API takes it."""
+    feed = {
+        "url": rss,
+        "since": since.date().isoformat() if since else None,
+        "until": until.date().isoformat() if until else None,
+        "title": title,
+        "count": count,
+    }
+    return {
+        "rss": present(feed) if rss else None,
+        "s3": present({"pattern": s3, "exclude": exclude}) if s3 else None,
+    }
 
 
 def work(

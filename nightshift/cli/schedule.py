@@ -26,7 +26,9 @@ from nightshift.cli.batch import (
     Prompt,
     Since,
     Title,
+    Until,
     Weight,
+    origin,
     present,
     work,
 )
@@ -57,6 +59,7 @@ def create(
     timezone: Annotated[str, typer.Option(help="Whose clock it is: Europe/Madrid.")],
     rss: Annotated[str | None, typer.Option(help="A podcast's feed; only new episodes are taken.")] = None,
     since: Since = None,
+    until: Until = None,
     title: Title = None,
     count: Count = None,
     s3: S3 = None,
@@ -83,10 +86,8 @@ def create(
 ) -> None:
     """Make a schedule. Prints its id."""
     with exits.told(as_json), Client() as client:
-        feed = {"url": rss, "since": since.date().isoformat() if since else None, "title": title, "count": count}
         batch = {
-            "rss": present(feed) if rss else None,
-            "s3": present({"pattern": s3, "exclude": exclude}) if s3 else None,
+            **origin(rss=rss, since=since, until=until, title=title, count=count, s3=s3, exclude=exclude),
             **work(
                 preset=preset, engine=engine, prompt=prompt, format=format, window=window, on_error=on_error,
                 naming=naming, only_new=only_new, weight=weight, callback=callback, deliver=deliver,

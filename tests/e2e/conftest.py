@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from common.storage.s3_client import connect
 from nightshift import Client
 from nightshift.place import find
 from tests import media
@@ -19,6 +20,7 @@ from tests.engines import ALL
 from tests.house import QUICK, wait_for
 from tests.servers.moto import MotoServer
 from tests.servers.receiver import Receiver
+from tests.servers.s3 import s3_settings
 from tests.servers.swift import S3Server
 
 MAX_UPLOAD_BYTES = 2_000_000
@@ -52,6 +54,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     moto = MotoServer()
     moto.start()
     s3 = moto.server
+    connect(s3_settings(s3, "own", folder), s3.endpoint).create_bucket(Bucket="of-the-user")
     settings = {
         **QUICK,
         "cancel_poll_seconds": 1.0,

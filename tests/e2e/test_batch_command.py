@@ -114,7 +114,6 @@ def test_a_folder_of_files(up: Up, tmp_path: Path) -> None:
 def test_results_are_delivered_into_a_bucket(up: Up, tmp_path: Path) -> None:
     media.make(tmp_path / "one.wav", 16_000, 1, 1.0)
     client = connect(s3_settings(up.s3, "own", tmp_path), up.s3.endpoint)
-    client.create_bucket(Bucket="of-the-user")
     client.put_object(Bucket="of-the-user", Key="stems/one/residual.flac", Body=b"precious")
     asked = (
         "--folder", tmp_path, "-p", "speech", "--engine", "fast", "--naming", "{title}/{stem}.{ext}",

@@ -268,6 +268,55 @@ def test_a_batch_is_steered_by_keyboard(up: Up, page: Page) -> None:
     assert not said
 
 
+def test_window_and_deadline_are_changed_while_it_waits(up: Up, page: Page) -> None:
+    due = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=5)
+    batch = _waiting(up, "changed", deadline=due.isoformat(), weight=3.0)
+    said = _enter(up, page, f"#/batches/{batch.id}")
+    change = page.get_by_role("button", name="Change …")
+    change.press("Enter")
+    dialog, window, deadline = page.get_by_role("dialog"), page.get_by_label("Window"), page.get_by_label("Deadline")
+    expect(window).to_have_value(batch.body["window"])
+    expect(deadline).to_have_value(f"{due.astimezone(ZoneInfo(ZONE)):%Y-%m-%dT%H:%M}")
+    window.fill("sometime")
+    window.press("Enter")
+    expect(window).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#window-wrong")).to_contain_text("sometime")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(change).to_be_focused()
+
+    # What somebody else has changed meanwhile stays, and what was refused is not there any more.
+    page.route(f"**/v1/batches/{batch.id}", lambda route: _held(route, batch.body))
+    change.press("Enter")
+    expect(page.locator("#window-wrong")).to_be_hidden()
+    batch.change(deadline=(due + timedelta(hours=1)).isoformat())
+    window.fill("00:00-00:01 UTC")
+    window.press("Enter")
+    expect(dialog).to_be_hidden()
+    changed = batch.refresh().body
+    assert (changed["window"], changed["weight"]) == ("00:00-00:01 UTC", 3.0)
+    assert datetime.fromisoformat(changed["deadline"]) == due + timedelta(hours=1)
+    page.unroute_all()
+    expect(_fact(page, "Window")).to_have_text("00:00-00:01 UTC")
+
+    change.click()
+    deadline.clear()
+    dialog.get_by_role("button", name="Change", exact=True).click()
+    expect(_fact(page, "Deadline")).to_have_count(0)
+    assert batch.refresh().body["deadline"] is None
+    batch.cancel()
+    expect(change).to_be_disabled()
+    assert [line for line in said if "422" not in line] == []
+
+
+def _held(route: Route, body: dict[str, Any]) -> None:
+    """What the page reads is as it was; what it writes arrives."""
+    if route.request.method == "GET":
+        route.fulfill(json=body)
+    else:
+        route.continue_()
+
+
 def test_a_refusal_is_told_in_words(up: Up, page: Page) -> None:
     batch = _waiting(up, "refused")
     before = batch.body
@@ -276,7 +325,7 @@ def test_a_refusal_is_told_in_words(up: Up, page: Page) -> None:
     page.route(f"**/v1/batches/{batch.id}", lambda route: route.fulfill(json=before))
     batch.cancel()
     page.get_by_role("button", name="Pause").click()
-    expect(page.locator(".refusal")).to_have_text("The batch is cancelled. It must be active.")
+    expect(page.locator(".verbs + .refusal")).to_have_text("The batch is cancelled. It must be active.")
 
 
 def test_blocks_move_in_place(up: Up, page: Page, long: Path) -> None:

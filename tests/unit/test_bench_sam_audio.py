@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,10 @@ def test_errors_are_shares_of_the_reference(folder: Path) -> None:
     assert 0 < tiers["standard"] < tiers["draft"] < 0.1
     formats = errors.of_formats(TINY, folder, 10)
     assert 0 < formats["fp16"] < formats["bf16"] < 0.05
+
+
+def test_processor_time_is_told_finer_than_the_ticks_of_the_system() -> None:
+    began, left = sides.busy(), time.process_time() + 0.003
+    while time.process_time() < left:
+        pass
+    assert sides.busy() - began + 1e-4 >= 0.003
