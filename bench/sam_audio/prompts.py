@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from bench import place
 from bench.figures import Figure, Goal, figure
 from bench.sam_audio import sides
@@ -27,24 +29,34 @@ def run(scale: Scale) -> Iterator[Figure]:
             yield from prompts(folder, scale, "4s", 4.0, REFERENCE, AT_MOST)
             yield from prompts(folder, scale, "10s", 10.0, REFERENCE, AT_MOST)
             yield from prompts(folder, scale, "30s-draft", 30.0, TIERS["draft"], AT_MOST)
-            yield from prompts(folder, scale, "30s", 30.0, REFERENCE)
+            yield from prompts(folder, scale, "30s", 30.0, REFERENCE, AT_MOST)
+            if sides.shipped() is not torch.float32:
+                yield from prompts(folder, scale, "30s-float32", 30.0, REFERENCE, dtype=torch.float32)
         yield channels(folder, scale)
 
 
 def prompts(
-    folder: Path, scale: Scale, name: str, seconds: float, schedule: Schedule, goal: Goal | None = None
+    folder: Path,
+    scale: Scale,
+    name: str,
+    seconds: float,
+    schedule: Schedule,
+    goal: Goal | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Figure]:
-    """What two prompts have in common is computed once."""
+    """What two prompts have in common is computed once. dtype: of the layers; None: as it is shipped."""
     one = recording(folder / f"{seconds:g}s.flac", seconds)
     single, double = [PROMPT], [PROMPT, "a dog barks"]
     # What is compared has its measure on both sides of it in time.
     asked = [single, double, single, double, single]
-    times = by(scale)(sides.times, [one] * len(asked), asked, folder, quarter(scale), schedule)
+    times = by(scale)(sides.times, [one] * len(asked), asked, folder, quarter(scale), schedule, dtype)
     ratios = [two / beside for at, two in list(enumerate(times))[1::2] for beside in (times[at - 1], times[at + 1])]
     evaluations = schedule.evaluations
     again = EVALUATE * evaluations + DECODE
+    computed = str(dtype or sides.shipped()).rpartition(".")[2]
     yield figure(
-        f"two-prompts-{name}", f"time of a separation by two prompts, {seconds:g} s, {evaluations} evaluations",
+        f"two-prompts-{name}",
+        f"time of a separation by two prompts, {seconds:g} s, {evaluations} evaluations in {computed}",
         "by one", ratios, goal,
         {"one_s": sum(times[::2]) / 3, "two_s": sum(times[1::2]) / 2,
          "by_the_arithmetic_of_base": (ENCODE + 2 * again) / (ENCODE + again)},

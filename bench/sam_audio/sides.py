@@ -90,10 +90,16 @@ def ours(path: Path, folder: Path, size: Size, schedule: Schedule, dtype: torch.
 
 
 def times(
-    paths: Sequence[Path], prompts: Sequence[Sequence[str]], folder: Path, size: Size, schedule: Schedule
+    paths: Sequence[Path],
+    prompts: Sequence[Sequence[str]],
+    folder: Path,
+    size: Size,
+    schedule: Schedule,
+    dtype: torch.dtype | None = None,
 ) -> list[float]:
-    """Processor seconds of a job on each file, with its prompts, in turn on one model; the first runs twice."""
-    model = load(size, folder, dtype=shipped())
+    """Processor seconds of a job on each file, with its prompts, in turn on one model; the first runs twice. dtype: as
+    in `ours`."""
+    model = load(size, folder, dtype=dtype or shipped())
     taken = []
     with scheduled(schedule):
         for path, asked in [(paths[0], prompts[0]), *zip(paths, prompts, strict=True)]:

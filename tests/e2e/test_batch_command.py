@@ -174,6 +174,7 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
     schedule_id = up.command(
         "schedule", "create", "hourly", "--cron", "*/5 * * * *", "--timezone", "Europe/Madrid", "--rss", url,
         "--preset", "podcast-voice", "--engine", "fast", "--count", 50, "--weight", 2, "--on-error", "skip",
+        "--since", "2026-01-01", "--until", "2026-12-31",
         "--deadline-after", "1d9h", "--deliver", "s3://of-the-user/nightly", "--no-cache",
     ).out.strip()  # fmt: skip
     try:
@@ -196,6 +197,7 @@ def test_a_schedule_ticks_by_the_clock(up: Up, tmp_path: Path) -> None:
         assert set(by_id.values()) <= {0}
         with up.client() as client:
             asked = client.transport.call("GET", f"/v1/schedules/{schedule_id}")["batch"]
+        assert (asked["rss"]["since"], asked["rss"]["until"]) == ("2026-01-01", "2026-12-31")
         assert (asked["deliver"]["to"], asked["cache"]) == ("s3://of-the-user/nightly/", False)
         assert "paused" in up.command("schedule", "pause", schedule_id).out
     finally:

@@ -18,15 +18,8 @@ from tests import media
 from tests.command import Command, descendants, interrupt
 from tests.house import wait_for
 
-# Name: sample rate, channels. The rates that a format can hold, from 8 to 96 kHz.
-FILES = {
-    "a.mp3": (44_100, 2),
-    "b.m4a": (22_050, 1),
-    "c.opus": (48_000, 2),
-    "d.flac": (96_000, 2),
-    "e.wav": (8_000, 1),
-    "f.mp4": (48_000, 2),
-}
+# Name: sample rate, channels. What is decoded is the same for every way in; `test_media_decode.py` has all formats.
+FILES = {"a.m4a": (44_100, 2), "b.wav": (8_000, 1), "c.mp4": (48_000, 2)}
 
 
 @pytest.fixture

@@ -368,14 +368,16 @@ def test_many_jobs_by_a_filter(api: Api) -> None:
 # --- Feeds and schedules ----------------------------------------------------------------------------------------------
 
 
-def _feed(receiver: Receiver, *guids: str) -> str:
+def _feed(receiver: Receiver, *guids: str, until: str | None = None) -> str:
+    """until: where the document is cut off."""
     items = "".join(
         f"<item><title>Episode {guid}</title><guid>{guid}</guid><pubDate>Mon, 0{n} Jun 2026 05:00:00 GMT</pubDate>"
         f'<enclosure url="{receiver.url(f"/{guid}.mp3")}" type="audio/mpeg" length="1000"/></item>'
         for n, guid in enumerate(guids, 1)
     )
     text = f'<rss version="2.0"><channel><title>The Show</title>{items}<item><title>None</title></item></channel></rss>'
-    receiver.serve("/feed.xml", Answer(body=text.encode(), headers={"Content-Type": "application/rss+xml"}))
+    sent = text.partition(until)[0] if until else text
+    receiver.serve("/feed.xml", Answer(body=sent.encode(), headers={"Content-Type": "application/rss+xml"}))
     return receiver.url("/feed.xml")
 
 
@@ -394,6 +396,23 @@ def test_a_feed_gives_each_episode_once(api: Api, receiver: Receiver) -> None:
     (line,) = _lines(api.me, f"/v1/batches/{again['id']}/output.jsonl")
     assert line["guid"] == "c"
     assert line["outputs"][0]["path"] == "The-Show/2026-06-03-Episode-c.speech.flac"
+
+
+def test_a_feed_that_ends_in_the_middle_says_so_and_the_rest_comes_later(api: Api, receiver: Receiver) -> None:
+    url = _feed(receiver, "a", "b", "c", until="sode c</title>")
+    first = _start(api.me, preset="podcast-voice", rss={"url": url})
+    assert (first["counts"]["total"], first["counts"]["rejected"]) == (2, 1)
+    (line,) = _lines(api.me, f"/v1/batches/{first['id']}/errors.jsonl")
+    assert (line["item"], line["source"], line["error"]["code"]) == (3, "the end of the feed", "invalid_feed")
+    assert "there may be more episodes" in line["error"]["message"]
+    plan = api.me.post("/v1/batches?dry_run=true", json={"preset": "podcast-voice", "rss": {"url": url}}).json
+    assert (plan["jobs"], plan["rejected"]) == (0, 1)
+    stopped = _start(api.me, preset="podcast-voice", rss={"url": url}, on_error="stop", only_new=False)
+    assert (stopped["state"], stopped["counts"]["total"]) == ("failed", 0)
+    _feed(receiver, "a", "b", "c")
+    rest = _start(api.me, preset="podcast-voice", rss={"url": url})
+    _work(api)
+    assert [line["guid"] for line in _lines(api.me, f"/v1/batches/{rest['id']}/output.jsonl")] == ["c"]
 
 
 def test_a_feed_that_is_away_is_asked_again_later(api: Api, receiver: Receiver) -> None:

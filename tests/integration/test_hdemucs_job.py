@@ -19,7 +19,7 @@ from tests.hdemucs import write_weights
 from tests.house import House, wait_for
 
 RATE = 48_000
-SAMPLES = 20 * RATE - 13
+SAMPLES = 12 * RATE - 13
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def installed(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) 
 
 def submit(house: House, folder: Path) -> str:
     """Stereo at another rate than the network's; two stems."""
-    source = media.write(folder / "song.wav", media.signal(RATE, 2, 20.0, "noise")[:, :SAMPLES])
+    source = media.write(folder / "song.wav", media.signal(RATE, 2, 12.0, "noise")[:, :SAMPLES])
     params = {"prompts": ["vocals", "background music"]}
     return house.submit("hdemucs-tiny", input={"upload": house.upload(source)}, params=params, cache=False).id
 
