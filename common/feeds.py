@@ -55,7 +55,7 @@ def read(data: bytes, url: str = "") -> Feed:
     show = _text(found.feed.get("title"))
     entries, cut = list(found.entries), not well_formed and _is_cut(data)
     if cut and _ends_inside_an_item(data):
-        entries.pop()  # of whose title or address a part may be missing
+        del entries[-1:]  # of whose title or address a part may be missing
     episodes: list[Episode] = []
     skipped: list[Skipped] = []
     guids: set[str] = set()

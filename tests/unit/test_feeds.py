@@ -178,6 +178,12 @@ def test_a_feed_that_is_cut_off_gives_what_arrived_whole_and_says_that_more_may_
     assert left_out(feed) == [(len(feed.episodes) + 1, Why.CUT)]
 
 
+def test_a_feed_that_is_cut_off_before_its_first_episode_says_so() -> None:
+    whole = rss("<!-- an <item> by itself, and what follows it -->")
+    assert left_out(read(whole)) == []
+    assert left_out(read(whole[: whole.index(b" by itself")])) == [(1, Why.CUT)]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "iso-8859-1", "windows-1252"])
 def test_encodings(encoding: str) -> None:
     name = {"utf-8-sig": "utf-8"}.get(encoding, encoding)
