@@ -49,6 +49,17 @@ def submitted(house: House, *uploads: str, **members: Any) -> list[str]:
     return [house.submit("shares", input={"upload": upload}, **members).id for upload in uploads]
 
 
+def submitted_at_once(house: House, *uploads: str) -> list[str]:
+    """For the worker that is there, which might take the first before the next is submitted."""
+    with house.database.write() as tx:
+        name = processes.list_all(tx, 30, "worker")[0].name
+        assert processes.order(tx, name, "pause")
+    ids = submitted(house, *uploads)
+    with house.database.write() as tx:
+        assert processes.order(tx, name, "run")
+    return ids
+
+
 def stem_of(house: House, job: Job, name: str = "speech") -> np.ndarray:
     assert job.result is not None, job.error
     entry = next(output for output in job.result["outputs"] if output["name"] == name)
@@ -129,7 +140,7 @@ def test_a_worker_that_is_told_to_end_gives_all_back(house: House) -> None:
     worker = house.process("worker.poll")
     with house.running(worker):
         house.ended(submitted(house, episode(house, "first", 1.0))[0])
-        ids = submitted(house, *(episode(house, f"e{n}", 60.0) for n in range(2)))
+        ids = submitted_at_once(house, *(episode(house, f"e{n}", 60.0) for n in range(2)))
         wait_for(lambda: all(house.job(job_id).blocks_done for job_id in ids))
         with house.database.read() as tx:
             (here,) = processes.list_all(tx, 30, "worker")
@@ -146,19 +157,10 @@ def under_way(house: House, scheduler: Scheduler, uploads: list[str]) -> list[st
     each restarted as a launcher does."""
     with house.kept_going(scheduler):
         house.ended(submitted(house, episode(house, "first", 1.0))[0])
-        with house.database.write() as tx:
-            processes.order(tx, worker_name(house), "pause")
-        ids = submitted(house, *uploads)
-        with house.database.write() as tx:
-            processes.order(tx, worker_name(house), "run")
+        ids = submitted_at_once(house, *uploads)
         for job_id in ids:
             house.ended(job_id, 90)
     return ids
-
-
-def worker_name(house: House) -> str:
-    with house.database.read() as tx:
-        return processes.list_all(tx, 30, "worker")[0].name
 
 
 def test_of_jobs_that_lost_their_worker_together_only_the_culprit_is_found_guilty(
