@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.db import migrate, processes
-from common.db.engine import Database
+from common.db.engine import Database, Tx
 from common.engines import REGISTRY
 from common.errors import NightshiftError
 from common.jobs import figures
@@ -18,6 +18,8 @@ from common.settings import Settings
 from common.storage import open_store
 from nightshift.errors import NightshiftClientError
 from nightshift.place import find
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,18 @@ def broker(settings: Settings) -> Iterator[Finding]:
     yield Finding("broker", "ok", where)
 
 
+def _asked(settings: Settings, question: Callable[[Tx], Answer]) -> Answer | None:
+    """What the database answers; None while it is away."""
+    opened = Database(settings.database, pool_size=1)
+    try:
+        with opened.read() as tx:
+            return question(tx)
+    except SQLAlchemyError:
+        return None
+    finally:
+        opened.dispose()
+
+
 def storage(settings: Settings) -> Iterator[Finding]:
     where = f"s3://{settings.s3_bucket}" if settings.s3_bucket else str(settings.files)
     try:
@@ -121,15 +135,10 @@ def buckets(settings: Settings) -> Iterator[Finding]:
 
 
 def crew(settings: Settings) -> Iterator[Finding]:
-    opened = Database(settings.database, pool_size=1)
-    try:
-        with opened.read() as tx:
-            known = processes.list_all(tx, settings.alive_seconds)
-    except SQLAlchemyError:
+    known = _asked(settings, lambda tx: processes.list_all(tx, settings.alive_seconds))
+    if known is None:
         yield Finding("processes", "problem", "not known while the database is away")
         return
-    finally:
-        opened.dispose()
     commands = {
         "scheduler": "python -m worker.scheduler",
         "deliverer": "python -m worker.deliver",
@@ -159,14 +168,9 @@ def crew(settings: Settings) -> Iterator[Finding]:
 
 def deliveries(settings: Settings) -> Iterator[Finding]:
     """Results that were to be copied into buckets, of the last day."""
-    opened = Database(settings.database, pool_size=1)
-    try:
-        with opened.read() as tx:
-            found = figures.deliveries(tx, 86400.0)
-    except SQLAlchemyError:
+    found = _asked(settings, lambda tx: figures.deliveries(tx, 86400.0))
+    if found is None:
         return
-    finally:
-        opened.dispose()
     if found.failed:
         says = f"results that could not be copied into their bucket in the last day: {found.failed}"
         mend = "nightshift batch errors BATCH says why; nightshift batch retry-failed BATCH tries again."
@@ -177,14 +181,10 @@ def deliveries(settings: Settings) -> Iterator[Finding]:
 
 
 def engines(settings: Settings) -> Iterator[Finding]:
-    opened = Database(settings.database, pool_size=1)
-    try:
-        with opened.read() as tx:
-            workers = [p for p in processes.list_all(tx, settings.alive_seconds, "worker") if p.alive]
-    except SQLAlchemyError:
+    known_workers = _asked(settings, lambda tx: processes.list_all(tx, settings.alive_seconds, "worker"))
+    if known_workers is None:
         return
-    finally:
-        opened.dispose()
+    workers = [worker for worker in known_workers if worker.alive]
     for spec in REGISTRY.values():
         told = [worker.info.get("engines", {}).get(spec.name) for worker in workers]
         known = [state for state in told if state]

@@ -7,34 +7,31 @@ import { toField } from "./words.js";
 const FIELDS = { window: "window", deadline: "deadline" };
 
 export class Change {
-  // done: called when something was changed, or may have been.
+  // done: called when something was changed.
   constructor(dialog, path, page, done) {
     this.dialog = dialog;
     this.path = path;
     this.page = page;
     this.done = done;
-    this.fields = new Fields((selector) => dialog.querySelector(selector), FIELDS);
-    dialog.querySelector("form").onsubmit = (event) => {
+    this.find = (selector) => dialog.querySelector(selector);
+    this.fields = new Fields(this.find, FIELDS);
+    this.find("form").onsubmit = (event) => {
       event.preventDefault();
       this.#send();
     };
-    dialog.querySelector(".back-out").onclick = () => dialog.close();
+    this.find(".back-out").onclick = () => dialog.close();
   }
 
   open(batch) {
     this.fields.clear();
     this.stood = { window: batch.window ?? "", deadline: toField(batch.deadline) };
-    for (const [id, value] of Object.entries(this.stood)) this.#field(id).value = value;
+    for (const [id, value] of Object.entries(this.stood)) this.find(`#${id}`).value = value;
     this.dialog.showModal();
-  }
-
-  #field(id) {
-    return this.dialog.querySelector(`#${id}`);
   }
 
   // Only what was changed here: what somebody else has changed meanwhile stays.
   #request() {
-    const typed = Object.keys(FIELDS).map((id) => [id, this.#field(id).value.trim()]);
+    const typed = Object.keys(FIELDS).map((id) => [id, this.find(`#${id}`).value.trim()]);
     const changed = Object.fromEntries(typed.filter(([id, value]) => value !== this.stood[id]));
     if (changed.deadline) changed.deadline = new Date(changed.deadline).toISOString();
     return Object.fromEntries(Object.entries(changed).map(([id, value]) => [id, value || null]));
@@ -52,7 +49,7 @@ export class Change {
     } catch (error) {
       if (error.code !== "unauthenticated") return this.fields.refused(error);
       this.dialog.close();
-      this.page.notice.complain(error);
+      return this.page.notice.complain(error);
     } finally {
       this.busy = false;
     }

@@ -15,7 +15,7 @@ from common.errors import NightshiftError
 from common.settings import Settings
 from common.storage.atomic import save
 from common.storage.keys import check_folder, check_key, check_prefix, content_disposition
-from common.storage.s3_client import MISSING_BUCKET, MISSING_KEY, coded_errors, connect, error_code
+from common.storage.s3_client import MISSING_BUCKET, MISSING_KEY, coded_errors, connect, error_code, try_writing
 from common.storage.s3_stream import open_stream
 from common.storage.store import PresignedPut, Stat
 
@@ -176,14 +176,11 @@ class S3Store:
         return PresignedPut(url, {"Content-Type": content_type, "Content-Length": str(size)})
 
     def check(self) -> None:
-        """As the protocol says. Writing is tried by a multipart upload begun and taken back: no object appears."""
+        """As the protocol says."""
         self._require_bucket()
         with self._coded():
             self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
-            begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=".nightshift-check")
-            self._client.abort_multipart_upload(
-                Bucket=self._bucket, Key=".nightshift-check", UploadId=begun["UploadId"]
-            )
+            try_writing(self._client, self._bucket)
 
     def ensure_bucket(self) -> None:
         """Makes the bucket where it does not exist. Raises `storage_failed`."""

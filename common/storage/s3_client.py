@@ -68,6 +68,12 @@ def _add_content_md5(params: dict[str, Any], **_: object) -> None:
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
 
 
+def try_writing(client: S3Client, bucket: str) -> None:
+    """Begins an upload into the bucket and takes it back: no object appears. Raises what boto3 raises."""
+    begun = client.create_multipart_upload(Bucket=bucket, Key=".nightshift-check")
+    client.abort_multipart_upload(Bucket=bucket, Key=".nightshift-check", UploadId=begun["UploadId"])
+
+
 def error_code(error: ClientError) -> str:
     """The server's word for what is wrong; the HTTP status where an answer has no body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))

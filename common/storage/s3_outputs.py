@@ -11,7 +11,15 @@ from botocore.exceptions import ClientError
 
 from common.errors import NightshiftError
 from common.settings import Settings
-from common.storage.s3_client import MISSING_BUCKET, MISSING_KEY, REFUSED, coded_errors, connect, error_code
+from common.storage.s3_client import (
+    MISSING_BUCKET,
+    MISSING_KEY,
+    REFUSED,
+    coded_errors,
+    connect,
+    error_code,
+    try_writing,
+)
 from common.storage.store import Store
 
 if TYPE_CHECKING:
@@ -64,11 +72,9 @@ class S3Outputs:
                 raise NightshiftError("storage_failed", f"What lies at {target} now is not what was sent.")
 
     def check(self, bucket: str) -> None:
-        """Whether results can be written into the bucket, tried by an upload begun and taken back. Raises
-        `delivery_refused` and `storage_failed`."""
+        """Whether results can be written into the bucket. Raises `delivery_refused` and `storage_failed`."""
         with self._coded(bucket):
-            begun = self._client.create_multipart_upload(Bucket=bucket, Key=".nightshift-check")
-            self._client.abort_multipart_upload(Bucket=bucket, Key=".nightshift-check", UploadId=begun["UploadId"])
+            try_writing(self._client, bucket)
 
     def _copy(self, output: Mapping[str, Any], bucket: str, key: str) -> None:
         told: dict[str, Any] = {"ContentType": output["content_type"], "Metadata": {DIGEST: output["sha256"]}}

@@ -1,22 +1,19 @@
-"""What `nightshift doctor` says of the buckets of others, on a real S3 server, and of what was to be copied there."""
+"""What `nightshift doctor` says of the buckets of others, on a real S3 server. Of copies: `test_transfer.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common.db.engine import Database
 from common.settings import Settings
-from common.storage import open_store
 from common.storage.s3_client import connect
 from nightshift import doctor
-from tests.integration.test_transfer import carrying, delivering, ended, in_folder
 from tests.servers.processes import free_port
 from tests.servers.s3 import s3_settings
 from tests.servers.swift import S3Server
 
 
-def test_no_buckets_and_no_copies_are_no_finding(tmp_path: Path, sqlite_database: Database) -> None:
-    settings = Settings(home=tmp_path, database_url=_url(sqlite_database))
+def test_no_buckets_and_no_copies_are_no_finding(tmp_path: Path, sqlite_url: str) -> None:
+    settings = Settings(home=tmp_path, database_url=sqlite_url)
     assert [*doctor.buckets(settings), *doctor.deliveries(settings)] == []
 
 
@@ -40,22 +37,3 @@ def test_a_server_that_is_away_is_told(s3_server: S3Server, tmp_path: Path) -> N
     found = list(doctor.buckets(away))
     assert [one.level for one in found] == ["problem", "problem"]
     assert all(away.s3_endpoint in one.mend for one in found)
-
-
-def test_copies_that_failed_are_told(
-    s3_server: S3Server, bucket: str, tmp_path: Path, sqlite_database: Database
-) -> None:
-    settings = in_folder(s3_server, tmp_path / "home", bucket, database_url=_url(sqlite_database))
-    connect(settings, settings.s3_endpoint).put_object(
-        Bucket=bucket, Key="stems/Episode-1.speech.flac", Body=b"precious"
-    )
-    batch = delivering(sqlite_database, open_store(settings), bucket, 2)
-    with carrying(settings, sqlite_database):
-        assert ended(sqlite_database, batch).undelivered == 1
-    (found,) = doctor.deliveries(settings)
-    assert found.level == "warning" and found.says.endswith(": 1")
-    assert "retry-failed" in found.mend
-
-
-def _url(database: Database) -> str:
-    return database.engine.url.render_as_string(hide_password=False)

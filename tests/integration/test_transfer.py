@@ -25,6 +25,7 @@ from common.storage import Store, open_store
 from common.storage.s3 import S3Store
 from common.storage.s3_client import connect
 from common.storage.s3_outputs import S3Outputs
+from nightshift import doctor
 from tests import batches
 from tests.house import House, wait_for
 from tests.jobs import claimed, new_key
@@ -276,3 +277,18 @@ def test_a_copy_that_takes_long_stays_with_its_deliverer(
         finally:
             go_on.set()
         assert ended(sqlite_database, batch).delivered == 1
+
+
+def test_doctor_tells_of_copies_that_failed(
+    s3_server: S3Server, bucket: str, tmp_path: Path, sqlite_url: str, sqlite_database: Database
+) -> None:
+    settings = in_folder(s3_server, tmp_path / "home", bucket, database_url=sqlite_url)
+    connect(settings, settings.s3_endpoint).put_object(
+        Bucket=bucket, Key="stems/Episode-1.speech.flac", Body=b"precious"
+    )
+    batch = delivering(sqlite_database, open_store(settings), bucket, 2)
+    with carrying(settings, sqlite_database):
+        assert ended(sqlite_database, batch).undelivered == 1
+    (found,) = doctor.deliveries(settings)
+    assert found.level == "warning" and found.says.endswith(": 1")
+    assert "retry-failed" in found.mend
